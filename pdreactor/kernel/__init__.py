@@ -1,0 +1,1 @@
+"""Thin seams to the kernel: the only home of nftables, pyroute2, subprocess and tenacity."""

@@ -1,0 +1,238 @@
+"""The values that flow through pdreactor: event, configuration, state, desired NAT and routes.
+
+Everything here is frozen and compares by value. The classes are ``typing.NamedTuple`` and not
+dataclasses because the hook imports this module on every lease event and ``dataclasses`` costs
+more than the whole reaction (it imports ``inspect``); ``typing`` is there already, for tomllib.
+
+Addresses are ``ipaddress`` objects, lifetimes are whole seconds, points in time are seconds since
+the epoch (they have to survive a reboot). ``None`` is an infinite lifetime or "not given",
+as each field says.
+"""
+
+from ipaddress import IPv6Network
+from typing import NamedTuple
+
+INFINITE = 0xFFFFFFFF
+"""Lifetime that means infinity on the wire (RFC 8415 section 7.7)."""
+
+
+# ---- event: what one call of dhcpcd's script said ------------------------------------------
+
+
+class Delegation(NamedTuple):
+    """One IA_PD prefix of a DHCPv6 reply (RFC 8415 section 21.22)."""
+
+    network: IPv6Network
+    iaid: int | None
+    preferred: int | None  # seconds; None = infinite
+    valid: int | None  # seconds; None = infinite, 0 = remove now
+    excluded: IPv6Network | None = None  # RFC 6603: belongs to the link towards the ISP
+
+
+class Event(NamedTuple):
+    """One lease or link event of one interface, parsed and checked.
+
+    ``delegations`` is None where the event carries no reply at all (carrier, TIMEOUT6 ...); that
+    is not the same as a reply without prefixes, which dhcpcd cannot express (see events.py).
+    """
+
+    reason: str
+    interface: str
+    delegations: tuple[Delegation, ...] | None = None  # the reply's, in its order
+    withdrawn: tuple[Delegation, ...] = ()  # named only in old_: the reply before had them
+
+
+# ---- configuration ---------------------------------------------------------------------------
+
+
+class Uplink(NamedTuple):
+    """One ``[uplink.NAME]``."""
+
+    name: str
+    interface: str
+    iaid: int | None = None
+    prefix: IPv6Network | None = None  # static, instead of a learned one
+    bypass: tuple[IPv6Network, ...] = ()
+    min_length: int = 32
+    max_length: int = 64
+
+
+class Translation(NamedTuple):
+    """One ``[[translation]]``; ``uplinks`` is in order of preference."""
+
+    uplinks: tuple[str, ...]
+    internal: IPv6Network
+    subnet: int = 0
+    on_short: str = "refuse"  # or "partial"
+    mode: str = "netmap"
+    inbound: bool = True
+    on_expire: str = "keep"  # or "withdraw"
+    hairpin: bool = True
+
+
+class Command(NamedTuple):
+    """One ``[[on_change]]``: an argv list and its time limit in seconds."""
+
+    argv: tuple[str, ...]
+    timeout: float = 10.0
+
+
+class Config(NamedTuple):
+    """/etc/pdreactor.toml, checked; see pdreactor.toml(5)."""
+
+    path: str
+    state_dir: str
+    uplinks: tuple[Uplink, ...]
+    translations: tuple[Translation, ...]
+    backend: str = "auto"
+    ct_mark_mask: int = 0x0FF00000
+    guard: bool = True
+    protocol: int = 157
+    priority: int = 15700
+    on_change: tuple[Command, ...] = ()
+    warnings: tuple[str, ...] = ()  # one line each: allowed, but look at it
+
+    def uplink(self, name: str) -> Uplink:
+        """The uplink of that name; KeyError when the configuration has none."""
+        for uplink in self.uplinks:
+            if uplink.name == name:
+                return uplink
+        raise KeyError(name)
+
+
+# ---- state: what was learned, and survives a reboot ----------------------------------------
+
+
+class Prefix(NamedTuple):
+    """A delegated prefix as the state keeps it."""
+
+    network: IPv6Network
+    iaid: int | None
+    preferred_until: int | None  # epoch; None = infinite
+    valid_until: int | None  # epoch; None = infinite
+    generation: int  # unique among the uplink's prefixes: part of the conntrack mark
+    learned_at: int  # epoch: first seen
+    updated_at: int  # epoch: lifetimes last counted from here
+    reason: str  # the event that told it last, e.g. "BOUND6", "set"
+    excluded: IPv6Network | None = None
+    superseded_at: int | None = None  # epoch; None while it is current
+
+    def expired(self, now: int) -> bool:
+        """True once the valid lifetime is over."""
+        return self.valid_until is not None and self.valid_until <= now
+
+
+class Refusal(NamedTuple):
+    """The last value that was refused on an uplink: dhcpcd drops exit codes, ``status`` shows it."""
+
+    at: int
+    reason: str  # the event
+    message: str
+
+
+class UplinkState(NamedTuple):
+    """What is known of one uplink. ``number`` (from 1) stands in the conntrack mark."""
+
+    number: int
+    prefixes: tuple[Prefix, ...] = ()
+    refusal: Refusal | None = None
+
+
+class Happening(NamedTuple):
+    """One line of the bounded history."""
+
+    at: int
+    uplink: str
+    reason: str
+    text: str
+
+
+class Stamp(NamedTuple):
+    """What the conntrack mark of a flow says; ``marks.py`` packs it into the mask's bits."""
+
+    uplink: int
+    generation: int
+    inbound: bool
+
+
+class State(NamedTuple):
+    """The state file. ``doomed`` flows are still to be removed from conntrack."""
+
+    uplinks: dict[str, UplinkState]
+    doomed: tuple[Stamp, ...] = ()
+    history: tuple[Happening, ...] = ()
+
+
+# ---- desired: what the kernel should hold ----------------------------------------------------
+
+Pair = tuple[IPv6Network, IPv6Network]
+"""(match, replacement): two networks of the same length."""
+
+
+class Lane(NamedTuple):
+    """One delegated prefix in use on one uplink: what is rewritten to and from it.
+
+    ``outbound`` pairs are (internal, external), empty once the prefix is superseded; ``inbound``
+    and ``hairpin`` pairs are (external, internal).
+    """
+
+    uplink: str
+    interface: str
+    stamp: Stamp
+    delegated: IPv6Network
+    outbound: tuple[Pair, ...]
+    inbound: tuple[Pair, ...]
+    hairpin: tuple[Pair, ...]
+
+
+class Gate(NamedTuple):
+    """What may not leave by one interface."""
+
+    interface: str
+    internal: tuple[IPv6Network, ...]  # sources that never leave untranslated
+    unserved: tuple[IPv6Network, ...]  # of these, what no usable prefix translates: rejected
+    bypass: tuple[IPv6Network, ...]  # destinations reached without translation
+    foreign: tuple[IPv6Network, ...]  # sources that belong to another uplink's delegation
+
+
+class Nat(NamedTuple):
+    """All of the translation, independent of the firewall backend that makes it so."""
+
+    mask: int
+    lanes: tuple[Lane, ...]
+    gates: tuple[Gate, ...]
+    guard: bool
+
+
+class Route(NamedTuple):
+    """A route of ours; it carries our protocol number (rtnetlink(7) rtm_protocol)."""
+
+    destination: IPv6Network
+    type: str  # "unreachable" or "anycast"
+    table: int
+    metric: int
+
+
+class Rule(NamedTuple):
+    """A policy rule of ours (ip-rule(8))."""
+
+    priority: int
+    destination: IPv6Network
+    iif: str
+    table: int
+
+
+class Problem(NamedTuple):
+    """Something that keeps a translation from being in place, for ``status``."""
+
+    uplink: str
+    message: str
+
+
+class Desired(NamedTuple):
+    """What one pass wants the kernel to hold."""
+
+    nat: Nat
+    routes: tuple[Route, ...]
+    rules: tuple[Rule, ...]
+    problems: tuple[Problem, ...]
