@@ -1,0 +1,140 @@
+#!/bin/sh
+# Prepare a Debian 12 machine for the tests, the demo and the benchmarks. Run as root:
+#
+#     sh tests/setup.sh
+#
+# Installs missing Debian packages, unpacks the DHCPv6 server of the test network privately into
+# .cache/kea, and makes two virtual environments:
+#
+#     .venv         Debian's own pyroute2, structlog and tenacity: the oldest that are supported
+#     .venv-newest  the newest ones
+#
+# Doing it twice does nothing the second time. No service is started or enabled.
+set -eu
+
+ROOT=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
+CACHE=$ROOT/.cache
+STAMP=$CACHE/setup.stamp
+PYTHON=/usr/bin/python3
+PACKAGES="nftables python3-nftables python3-pyroute2 python3-structlog python3-tenacity
+python3-venv python3-pip iproute2 iptables conntrack dhcpcd-base mandoc iputils-ping procps"
+SERVER="kea-dhcp6-server kea-common"
+APT="apt-get -q -y -o APT::Sandbox::User=root -o Dpkg::Use-Pty=0"
+export DEBIAN_FRONTEND=noninteractive PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+
+say() { printf 'setup: %s\n' "$*"; }
+die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+installed() { dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null | grep -qx installed; }
+
+missing() {
+    for package in $PACKAGES; do
+        installed "$package" || printf '%s\n' "$package"
+    done
+}
+
+# What must be the same afterwards: enabled services and the resolver.
+machine() {
+    find /etc/systemd/system /etc/rc?.d -type l 2>/dev/null | sort
+    cksum /etc/resolv.conf 2>/dev/null || :
+}
+
+updated=
+update_lists() {
+    [ -z "$updated" ] || return 1
+    say "updating the package lists"
+    $APT update >/dev/null && updated=yes
+}
+
+# Try a command; when it fails, update the package lists and try it once more.
+with_lists() { "$@" || { update_lists && "$@"; }; }
+
+install_packages() {
+    wanted=$(missing)
+    [ -n "$wanted" ] || return 0
+    # shellcheck disable=SC2086  # both are lists of words
+    set -- $wanted
+    say "installing $*"
+    before=$(machine)
+    # shellcheck disable=SC2086
+    with_lists $APT install --no-install-recommends "$@"
+    [ "$before" = "$(machine)" ] || die "the installation changed services or /etc/resolv.conf"
+}
+
+# The server and those of its libraries that this machine does not have.
+server_closure() {
+    # shellcheck disable=SC2086
+    plan=$($APT install -s --no-install-recommends $SERVER) || return 1
+    # shellcheck disable=SC2086
+    { printf '%s\n' $SERVER; printf '%s\n' "$plan" | sed -n 's/^Inst \([^ ]*\).*/\1/p'; } | sort -u
+}
+
+download_server() {
+    rm -rf "$CACHE/kea.new" && mkdir -p "$CACHE/kea.new/debs"
+    closure=$(server_closure) || return 1
+    # shellcheck disable=SC2086
+    (cd "$CACHE/kea.new/debs" && $APT download $closure)
+}
+
+# Unpacked, not installed: its package would enable a service.
+unpack_server() {
+    [ ! -x "$CACHE/kea/usr/sbin/kea-dhcp6" ] || return 0
+    say "unpacking kea-dhcp6-server into .cache/kea"
+    with_lists download_server >/dev/null
+    for deb in "$CACHE"/kea.new/debs/*.deb; do
+        dpkg -x "$deb" "$CACHE/kea.new"
+    done
+    rm -rf "$CACHE/kea.new/debs" "$CACHE/kea"
+    mv "$CACHE/kea.new" "$CACHE/kea"
+}
+
+# new_venv DIRECTORY: an empty one that also sees Debian's packages (the nftables binding).
+new_venv() {
+    say "making $1"
+    rm -rf "${ROOT:?}/$1"
+    "$PYTHON" -m venv --system-site-packages "$ROOT/$1"
+}
+
+pip_install() {
+    directory=$1
+    shift
+    "$ROOT/$directory/bin/python" -m pip install -q "$@"
+}
+
+# The floor is only a floor when these are Debian's.
+check_floor() {
+    (cd / && "$ROOT/.venv/bin/python" - <<'PY') || die ".venv does not use Debian's packages"
+import nftables, pyroute2, structlog, tenacity
+for module in (nftables, pyroute2, structlog, tenacity):
+    if not module.__file__.startswith("/usr/lib/python3/dist-packages/"):
+        raise SystemExit(f"{module.__name__} is {module.__file__}")
+PY
+}
+
+make_venvs() {
+    new_venv .venv
+    pip_install .venv "pytest>=7.4" "hypothesis>=6.80" "ruff>=0.4" "mypy>=1.8"
+    check_floor
+    new_venv .venv-newest
+    pip_install .venv-newest "pytest>=7.4" "hypothesis>=6.80"
+    pip_install .venv-newest --upgrade --ignore-installed pyroute2 structlog tenacity
+}
+
+# What the virtual environments were made from; another value makes them again.
+fingerprint() { { cksum <"$0"; "$PYTHON" -V; } 2>&1; }
+
+venvs_current() {
+    [ -x "$ROOT/.venv/bin/pytest" ] && [ -x "$ROOT/.venv-newest/bin/pytest" ] &&
+        [ "$(cat "$STAMP" 2>/dev/null)" = "$(fingerprint)" ]
+}
+
+[ "$(id -u)" = 0 ] || die "run it as root"
+mkdir -p "$CACHE"
+install_packages
+unpack_server
+if ! venvs_current; then
+    rm -f "$STAMP"
+    make_venvs
+    fingerprint >"$STAMP"
+fi
+say "ready"
