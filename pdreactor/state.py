@@ -1,0 +1,258 @@
+"""The state file: what was learned survives reboot, power loss and a full disk.
+
+Layout on disk, below ``state_dir``::
+
+    state.json           the state, format 1; replaced by rename, never written in place
+    state.lock           held while an event is written (short)
+    pass.lock            held while the kernel is changed (longer): an event never waits for it
+    state.json.damaged   the last file that could not be read, set aside
+
+A file is replaced by: temporary file beside it, fsync, rename, fsync of the directory (rename(2),
+fsync(2)). The locks are flock(2) locks: they end with their process, nothing is left behind.
+"""
+
+import fcntl
+import json
+import os
+import time
+from ipaddress import IPv6Network
+from types import TracebackType
+from typing import Any
+
+from .errors import PermissionDenied, StateError
+from .model import Happening, Prefix, Refusal, Stamp, State, UplinkState
+
+FORMAT = 1
+FILE = "state.json"
+LIMIT = 4 << 20
+"""No state file of ours is larger than this many bytes."""
+
+
+class Lock:
+    """An flock(2) on a file of the state directory, waited for ``timeout`` seconds at most."""
+
+    def __init__(self, directory: str, name: str, timeout: float) -> None:
+        self.path = os.path.join(directory, name)
+        self.timeout = timeout
+
+    def __enter__(self) -> None:
+        _make_directory(os.path.dirname(self.path))
+        try:
+            self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as exc:
+            raise _error("open the lock", self.path, exc) from exc
+        deadline = time.monotonic() + self.timeout
+        while not self._taken():
+            if time.monotonic() > deadline:
+                os.close(self.fd)
+                raise StateError(f"{self.path}: another pdreactor has held this lock for more than "
+                                 f"{self.timeout:g} s; look for it with fuser {self.path}")
+            time.sleep(0.005)
+
+    def _taken(self) -> bool:
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        os.close(self.fd)
+
+
+def load(directory: str) -> tuple[State, str]:
+    """The state of ``directory`` and, when its file was damaged, a line that says so.
+
+    A damaged file is set aside and an empty state returned; a missing one is an empty state.
+    Raises StateError when the file cannot be read or was written by a newer pdreactor.
+    """
+    path = os.path.join(directory, FILE)
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(LIMIT + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        return State({}), ""
+    except OSError as exc:
+        raise _error("read", path, exc) from exc
+    try:
+        return decode(raw), ""
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
+        return State({}), _set_aside(path, exc)
+
+
+def save(directory: str, state: State) -> None:
+    """Replace the state file. Raises StateError; the old file is whole in that case."""
+    path = os.path.join(directory, FILE)
+    replace_file(path, encode(state))
+
+
+def replace_file(path: str, content: bytes, mode: int = 0o600) -> None:
+    """Write ``content`` so that a reader, also one after a power cut, sees all of it or the old."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+        try:
+            _write_all(fd, content)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(temporary, path)
+        _sync_directory(os.path.dirname(path))
+    except OSError as exc:
+        _remove(temporary)
+        raise _error("write", path, exc) from exc
+
+
+def forget(directory: str) -> None:
+    """Remove every file of ours from the state directory, and the directory when it is empty."""
+    names = os.listdir(directory) if os.path.isdir(directory) else []
+    for name in names:
+        if name.startswith(FILE) or name in ("state.lock", "pass.lock"):
+            _remove(os.path.join(directory, name))
+    try:
+        os.rmdir(directory)
+    except OSError:
+        pass  # not empty, or a mount point of a sandbox: not ours to remove
+
+
+def sweep(directory: str) -> None:
+    """Remove temporary files of writers that were killed; call with state.lock held."""
+    for name in os.listdir(directory):
+        if name.startswith(FILE + ".") and name.endswith(".tmp"):
+            _remove(os.path.join(directory, name))
+
+
+# ---- text form ---------------------------------------------------------------------------------
+
+
+def encode(state: State) -> bytes:
+    """The state as the JSON text of format 1."""
+    document = {
+        "format": FORMAT,
+        "uplinks": {name: _uplink_out(uplink) for name, uplink in state.uplinks.items()},
+        "doomed": [list(stamp) for stamp in state.doomed],
+        "history": [happening._asdict() for happening in state.history],
+    }
+    return json.dumps(document, indent=1).encode() + b"\n"
+
+
+def decode(raw: bytes) -> State:
+    """The state in a JSON text. Raises ValueError, KeyError or TypeError when it is damaged, and
+    StateError when it is of a newer format. Nothing in it is trusted."""
+    if len(raw) > LIMIT:
+        raise ValueError(f"larger than {LIMIT} bytes")
+    document = json.loads(raw)
+    if _number(document["format"]) > FORMAT:
+        raise StateError(f"{FILE} is of format {document['format']}, this pdreactor knows {FORMAT}: "
+                         f"install the newer version again, or start anew with flush --forget")
+    uplinks = {str(name): _uplink_in(entry) for name, entry in document["uplinks"].items()}
+    if len({u.number for u in uplinks.values()}) != len(uplinks):
+        raise ValueError("two uplinks have one number")
+    doomed = tuple(Stamp(_number(u), _number(g), bool(i)) for u, g, i in document["doomed"])
+    history = tuple(_happening_in(entry) for entry in document["history"])
+    return State(uplinks, doomed, history)
+
+
+def _uplink_out(uplink: UplinkState) -> dict[str, Any]:
+    prefixes = [p._asdict() | {"network": str(p.network), "excluded": p.excluded and str(p.excluded)}
+                for p in uplink.prefixes]
+    refusal = uplink.refusal and uplink.refusal._asdict()
+    return {"number": uplink.number, "prefixes": prefixes, "refusal": refusal}
+
+
+def _uplink_in(entry: dict[str, Any]) -> UplinkState:
+    prefixes = tuple(_prefix_in(p) for p in entry["prefixes"])
+    if len({p.generation for p in prefixes}) != len(prefixes):
+        raise ValueError("two prefixes have one generation")
+    refusal = entry["refusal"]
+    return UplinkState(_number(entry["number"], 1), prefixes,
+                       refusal and Refusal(_number(refusal["at"]), str(refusal["reason"]),
+                                           str(refusal["message"])))
+
+
+def _prefix_in(entry: dict[str, Any]) -> Prefix:
+    return Prefix(
+        network=_network(entry["network"]),
+        iaid=_maybe(entry["iaid"]),
+        preferred_until=_maybe(entry["preferred_until"]),
+        valid_until=_maybe(entry["valid_until"]),
+        generation=_number(entry["generation"]),
+        learned_at=_number(entry["learned_at"]),
+        updated_at=_number(entry["updated_at"]),
+        reason=str(entry["reason"]),
+        excluded=None if entry["excluded"] is None else _network(entry["excluded"]),
+        superseded_at=_maybe(entry["superseded_at"]),
+    )
+
+
+def _happening_in(entry: dict[str, Any]) -> Happening:
+    return Happening(_number(entry["at"]), str(entry["uplink"]), str(entry["reason"]),
+                     str(entry["text"]))
+
+
+def _network(text: Any) -> IPv6Network:
+    """A network of 2000::/3 (RFC 4291 section 2.4), without zone and host bits."""
+    if not isinstance(text, str) or "%" in text:
+        raise ValueError(f"not a prefix: {text!r}")
+    network = IPv6Network(text)
+    if network.prefixlen < 3 or int(network.network_address) >> 125 != 1:
+        raise ValueError(f"not global unicast: {text!r}")
+    return network
+
+
+def _number(value: Any, low: int = 0) -> int:
+    if type(value) is not int or not low <= value < 1 << 62:
+        raise ValueError(f"not a number from {low}: {value!r}")
+    return value
+
+
+def _maybe(value: Any) -> int | None:
+    return None if value is None else _number(value)
+
+
+# ---- files -----------------------------------------------------------------------------------
+
+
+def _set_aside(path: str, exc: Exception) -> str:
+    aside = path + ".damaged"
+    try:
+        os.replace(path, aside)
+    except OSError as problem:
+        return f"{path} is damaged ({exc!r}) and could not be set aside ({problem.strerror})"
+    return (f"{path} was damaged ({exc!r}): set aside as {aside}; "
+            f"the next lease event brings the prefix back, dhcpcd -N asks for one")
+
+
+def _make_directory(directory: str) -> None:
+    try:
+        os.makedirs(directory, 0o755, exist_ok=True)
+    except OSError as exc:
+        raise _error("make the directory", directory, exc) from exc
+
+
+def _write_all(fd: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(fd, content) :]
+
+
+def _sync_directory(directory: str) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass  # it was never there, or cannot be helped
+
+
+def _error(what: str, path: str, exc: OSError) -> StateError | PermissionDenied:
+    if isinstance(exc, PermissionError):
+        return PermissionDenied(f"cannot {what} {path}: {exc.strerror}; run it as root, and inside "
+                                f"a sandboxed unit make state_dir writable (see contrib/systemd)")
+    return StateError(f"cannot {what} {path}: {exc.strerror}; the last good state is kept")

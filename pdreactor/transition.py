@@ -1,0 +1,209 @@
+"""What an event does to the state (pure): the table "From event to state" of the man page.
+
+=============================================  =================================================
+the event says                                 the prefix becomes
+=============================================  =================================================
+a prefix with lifetimes                        current, its lifetimes counted from now
+a prefix with valid lifetime 0, or RELEASE6    gone
+a newer reply without a prefix that was there  superseded: served inbound until it expires
+anything else                                  what it was
+=============================================  =================================================
+
+A prefix that stops being current dooms its outbound flows, a prefix that goes dooms all of them;
+the pass removes doomed flows from conntrack once the new rules are in.
+"""
+
+from ipaddress import IPv6Network
+
+from . import marks
+from .errors import Refused
+from .model import (
+    Config,
+    Delegation,
+    Event,
+    Happening,
+    Prefix,
+    Refusal,
+    Stamp,
+    State,
+    Uplink,
+    UplinkState,
+)
+
+HISTORY = 50
+"""How many happenings the state file keeps."""
+
+EMPTY = State(uplinks={})
+
+
+def after_event(state: State, event: Event, uplink: Uplink, config: Config, now: int) -> State:
+    """The state once ``event`` is known on ``uplink``; the same object when nothing changed.
+
+    Raises Refused when the prefixes cannot be told apart any more or belong to another uplink.
+    """
+    if event.delegations is None and event.reason != "RELEASE6":
+        return state
+    before = state.uplinks.get(uplink.name) or UplinkState(_free_number(state, config))
+    _refuse_foreign(state, event, uplink, config)
+    prefixes = _prefixes_after(before, event, _blocked(state, before.number), config, now)
+    return _replace(state, uplink.name, before._replace(prefixes=prefixes, refusal=None), event, now)
+
+
+def after_refusal(state: State, uplink: str, reason: str, message: str, config: Config,
+                  now: int) -> State:
+    """The state with a refusal noted; everything else stays as it was."""
+    before = state.uplinks.get(uplink) or UplinkState(_free_number(state, config))
+    after = before._replace(refusal=Refusal(now, reason, message))
+    history = _remember(state, Happening(now, uplink, reason, f"refused: {message}"))
+    return state._replace(uplinks={**state.uplinks, uplink: after}, history=history)
+
+
+def after_time(state: State, config: Config, now: int) -> State:
+    """The state without the prefixes whose time has come: superseded ones that expired, and
+    current ones that nothing keeps (``on_expire``)."""
+    for name, before in state.uplinks.items():
+        kept = tuple(p for p in before.prefixes if not _over(p, before, name, config, now))
+        if len(kept) != len(before.prefixes):
+            event = Event("lifetime over", "")
+            state = _replace(state, name, before._replace(prefixes=kept), event, now)
+    return state
+
+
+def _over(prefix: Prefix, among: UplinkState, name: str, config: Config, now: int) -> bool:
+    if not prefix.expired(now):
+        return False
+    if prefix.superseded_at is not None:
+        return True
+    if any(p.superseded_at is None and not p.expired(now) for p in among.prefixes):
+        return True
+    return not any(name in t.uplinks and t.on_expire == "keep" for t in config.translations)
+
+
+def _prefixes_after(before: UplinkState, event: Event, blocked: set[int], config: Config,
+                    now: int) -> tuple[Prefix, ...]:
+    """The uplink's prefixes after the event, the reply's first and in its order."""
+    if event.delegations is None:  # RELEASE6
+        return ()
+    current: list[Prefix] = []
+    rest = {p.network: p for p in before.prefixes}
+    for delegation in event.delegations:
+        known = rest.pop(delegation.network, None)
+        if delegation.valid == 0:
+            continue
+        known = known or _grown(rest, delegation)
+        current.append(_updated(known, delegation, event, now))
+    for network in [n for n in rest if any(n.overlaps(p.network) for p in current)]:
+        del rest[network]
+    named = {d.network for d in event.withdrawn}
+    left = [_superseded(p, bool(current) or p.network in named, now) for p in rest.values()]
+    left = [p for p in left if p.superseded_at is None or not p.expired(now)]
+    return _numbered(current, left, blocked, config)
+
+
+def _grown(rest: dict[IPv6Network, Prefix], delegation: Delegation) -> Prefix | None:
+    """The prefix that became this larger one: same address, so its slices and flows stay valid."""
+    for network, prefix in rest.items():
+        if (network.network_address == delegation.network.network_address
+                and network.prefixlen > delegation.network.prefixlen):
+            del rest[network]
+            return prefix
+    return None
+
+
+def _updated(known: Prefix | None, delegation: Delegation, event: Event, now: int) -> Prefix:
+    return Prefix(
+        network=delegation.network,
+        iaid=delegation.iaid,
+        preferred_until=None if delegation.preferred is None else now + delegation.preferred,
+        valid_until=None if delegation.valid is None else now + delegation.valid,
+        generation=-1 if known is None else known.generation,
+        learned_at=now if known is None else known.learned_at,
+        updated_at=now,
+        reason=event.reason,
+        excluded=delegation.excluded,
+    )
+
+
+def _superseded(prefix: Prefix, yes: bool, now: int) -> Prefix:
+    return prefix._replace(superseded_at=now) if yes and prefix.superseded_at is None else prefix
+
+
+def _numbered(current: list[Prefix], left: list[Prefix], blocked: set[int],
+              config: Config) -> tuple[Prefix, ...]:
+    """Give new prefixes a generation nobody uses; the oldest superseded ones make room."""
+    room = marks.generations(config.ct_mark_mask)
+    if len(current) > room:
+        raise Refused(f"{len(current)} prefixes on one uplink: firewall.ct_mark_mask tells "
+                      f"{room} apart; give each IA_PD an uplink of its own (iaid)")
+    left.sort(key=lambda p: p.superseded_at or 0, reverse=True)
+    left = left[: room - len(current)]
+    used = {p.generation for p in current + left}
+    free = [g for g in range(room) if g not in used | blocked]
+    free += [g for g in range(room) if g in blocked and g not in used]
+    numbered = [p if p.generation >= 0 else p._replace(generation=free.pop(0)) for p in current]
+    return (*numbered, *left)
+
+
+def _blocked(state: State, number: int) -> set[int]:
+    """Generations with flows that are still to be removed: taken again only as a last resort."""
+    return {stamp.generation for stamp in state.doomed if stamp.uplink == number}
+
+
+def _free_number(state: State, config: Config) -> int:
+    used = {u.number for u in state.uplinks.values()}
+    for number in range(1, marks.uplinks(config.ct_mark_mask) + 1):
+        if number not in used:
+            return number
+    raise Refused(f"firewall.ct_mark_mask has no room for another uplink "
+                  f"({len(used)} are known to the state file; see pdreactor unset)")
+
+
+def _refuse_foreign(state: State, event: Event, uplink: Uplink, config: Config) -> None:
+    """A prefix belongs to one uplink only, and is not one that the LAN uses inside."""
+    taken = [(t.internal, "the configuration (internal)") for t in config.translations]
+    for other in config.uplinks:
+        known = state.uplinks.get(other.name) if other.name != uplink.name else None
+        taken += [(p.network, f"uplink {other.name}") for p in (known.prefixes if known else ())]
+    for delegation in event.delegations or ():
+        for network, owner in taken:
+            if delegation.valid != 0 and delegation.network.overlaps(network):
+                raise Refused(f"prefix {delegation.network} overlaps {network} of {owner}")
+
+
+def _replace(state: State, name: str, after: UplinkState, event: Event, now: int) -> State:
+    """Put an uplink's new state in: doom the flows that lost their prefix, remember what happened."""
+    before = state.uplinks.get(name)
+    doomed = _doomed(state, before, after)
+    history = state.history
+    for text in _differences(before, after):
+        history = _remember(state._replace(history=history), Happening(now, name, event.reason, text))
+    return State({**state.uplinks, name: after}, doomed, history)
+
+
+def _live(uplink: UplinkState | None) -> set[Stamp]:
+    """The stamps of flows that may go on: all of a current prefix, inbound ones of a superseded."""
+    stamps: set[Stamp] = set()
+    for prefix in uplink.prefixes if uplink else ():
+        stamps.add(Stamp(uplink.number, prefix.generation, True))  # type: ignore[union-attr]
+        if prefix.superseded_at is None:
+            stamps.add(Stamp(uplink.number, prefix.generation, False))  # type: ignore[union-attr]
+    return stamps
+
+
+def _doomed(state: State, before: UplinkState | None, after: UplinkState) -> tuple[Stamp, ...]:
+    return tuple(sorted((set(state.doomed) | _live(before)) - _live(after)))
+
+
+def _differences(before: UplinkState | None, after: UplinkState) -> list[str]:
+    old = {p.network: p for p in before.prefixes} if before else {}
+    new = {p.network: p for p in after.prefixes}
+    lines = [f"{n} learned" for n in new if n not in old]
+    lines += [f"{n} superseded" for n, p in new.items()
+              if p.superseded_at is not None and n in old and old[n].superseded_at is None]
+    lines += [f"{n} current again" for n, p in new.items()
+              if p.superseded_at is None and n in old and old[n].superseded_at is not None]
+    return lines + [f"{n} gone" for n in old if n not in new]
+
+
+def _remember(state: State, happening: Happening) -> tuple[Happening, ...]:
+    return (*state.history, happening)[-HISTORY:]
