@@ -47,8 +47,17 @@ class NewFlows:
         self.process = process
 
     def stop(self) -> Sent:
-        """End it (or wait for its end when it had a duration) and return what it sent."""
+        """End it and return what it sent."""
         self.process.stop()
+        return self._sent()
+
+    def wait(self, timeout: float = 60.0) -> Sent:
+        """Wait until its time is up and return what it sent."""
+        self.process.wait(timeout)
+        return self._sent()
+
+    def _sent(self) -> Sent:
+        """Its report."""
         return Sent(**json.loads(self.process.output()))
 
 
