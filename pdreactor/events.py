@@ -16,11 +16,11 @@ dhcpcd made (/proc/PID/environ), not os.environ. A prefix's lifetimes and length
 its options after it.
 
 No ``new_`` prefix does not mean no prefix. dhcpcd leaves ``new_`` out of BOUND6 while an address is
-in duplicate detection (a later DELEGATED6 on the same interface has it), with ``anonymous``, and
-after TIMEOUT6. So what was there stays unless a reply with at least one prefix lacks it. A prefix
-with a bad status code (RFC 8415 section 21.22) is one that the reply does not have.
-Lifetimes are those of the message, not counted down (section 7.7 for infinity; a preferred lifetime
-above the valid one is invalid by section 21.22).
+in duplicate detection (a later DELEGATED6 on the same interface has it), and with ``anonymous``.
+So what was there stays unless a reply with at least one prefix lacks it. A prefix with a bad status
+code (RFC 8415 section 21.22) is one that the reply does not have. Lifetimes are the message's, not
+counted down, which is why TIMEOUT6 is no reply: its ``new_`` is the lease of before (section 7.7
+for infinity; a preferred lifetime above the valid one is invalid by section 21.22).
 """
 
 from collections.abc import Iterable
@@ -58,7 +58,7 @@ REASONS = {
     "DELEGATED6": LEASE,  # on the uplink itself: the reply that BOUND6 held back
     "RELEASE6": RELEASED,
     "EXPIRE6": LINK,  # also comes when the carrier is lost, and in 9.4.1 ten seconds after T2
-    "TIMEOUT6": LINK,
+    "TIMEOUT6": LINK,  # its prefixes are those of the last reply, as old as that
     "STOP6": LINK,
     "STOPPED": LINK,
     "DEPARTED": LINK,
