@@ -1,10 +1,11 @@
 """Hold one network namespace and one mount namespace of a test network open.
 
-Run by path:  python3 anchor.py [KEY=VALUE ...]   (sysctls below /proc/sys, set in the namespace)
+Run by path:  python3 anchor.py DIRECTORY [KEY=VALUE ...]
 
 Prints "ready", then waits until its standard input ends, which also happens when the process that
-started it dies in any way. Then it kills what is left in the network namespace and ends, and the
-kernel removes both namespaces with everything in them. Nothing of it is ever seen by the machine.
+started it dies in any way. Then it kills what is left in the network namespace, removes DIRECTORY
+(the network's log files) and ends, and the kernel removes both namespaces with everything in them.
+KEY=VALUE are sysctls of the namespace.
 """
 
 import ctypes
@@ -109,7 +110,7 @@ def clear() -> None:
                 pass
 
 
-def main(settings: list[str]) -> None:
+def main(directory: str, *settings: str) -> None:
     """Make the namespaces, say so, and wait for the end."""
     checked(libc.unshare(CLONE_NEWNET | CLONE_NEWNS), "unshare")
     make_mounts()
@@ -118,7 +119,8 @@ def main(settings: list[str]) -> None:
     print("ready", flush=True)
     sys.stdin.read()
     clear()
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(*sys.argv[1:])

@@ -103,14 +103,14 @@ class Lab:
         self._processes: list[Process] = []
         self._keas: dict[str, Kea] = {}
         self._counted: dict[str, list[str]] = {}
-        self._directory = Path()
+        self.directory = Path()  # logs and configuration files, while it stands
 
     # ---- building and removing -------------------------------------------------------------
 
     def __enter__(self) -> Self:
         """Build it; everything is ready when this returns."""
         require_root()
-        self._directory = Path(tempfile.mkdtemp(prefix="pdr-lab-"))
+        self.directory = Path(tempfile.mkdtemp(prefix="pdr-lab-"))
         try:
             self._make_namespaces()
             self._make_links()
@@ -140,13 +140,13 @@ class Lab:
             anchor.close()
         self._processes.clear()
         self._anchors.clear()
-        if self._directory != Path():
-            shutil.rmtree(self._directory, ignore_errors=True)
+        if self.directory != Path():
+            shutil.rmtree(self.directory, ignore_errors=True)
 
     def _make_namespaces(self) -> None:
         """Start all anchors, then wait for all."""
         for name in ("router", *(link.peer for link in self.links)):
-            self._anchors[name] = Anchor(name, topology.settings(name))
+            self._anchors[name] = Anchor(name, self.directory, topology.settings(name))
         for anchor in self._anchors.values():
             anchor.wait_ready()
 
@@ -232,10 +232,12 @@ class Lab:
         name: str = "",
     ) -> Process:
         """Start a command in the background; it ends with the network at the latest."""
-        log = self._directory / f"{len(self._processes):03d}.log"
+        log = self.directory / f"{len(self._processes):03d}.log"
         inside = self._anchors[machine].inside(argv, cwd)
         process = Process(name or Path(argv[0]).name, inside, log, env)
         self._processes.append(process)
+        space = self._anchors[machine].network
+        wait_for(lambda: process.network in ("", space), 5, f"{process.name} to enter {machine}")
         return process
 
     def nft(self, machine: str, text: str) -> None:
@@ -274,7 +276,7 @@ class Lab:
         self, pool: Pool | None = None, isp: str = "isp", extra: Mapping[str, object] | None = None
     ) -> Kea:
         """Start the DHCPv6 server of an ISP; ready when this returns."""
-        directory = Path(tempfile.mkdtemp(dir=self._directory, prefix="kea-"))
+        directory = Path(tempfile.mkdtemp(dir=self.directory, prefix="kea-"))
         kea_pool, config = pool or Pool(), directory / "kea-dhcp6.conf"
         link = str(self.link_to(isp).network)
         config.write_text(servers.kea_config(kea_pool, link, directory, extra), encoding="utf-8")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 ANCHOR = Path(__file__).with_name("anchor.py")
-POLL = 0.005
+POLL = 0.002
 
 
 class LabError(RuntimeError):
@@ -35,6 +35,14 @@ def wait_for(predicate: Callable[[], object], timeout: float, what: str) -> None
         if time.monotonic() > deadline:
             raise LabError(f"after {timeout:g} s still waiting for {what}")
         time.sleep(POLL)
+
+
+def network_of(pid: int) -> str:
+    """The identity of a process's network namespace; empty when it has ended."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/net")
+    except OSError:
+        return ""
 
 
 class Process:
@@ -65,6 +73,11 @@ class Process:
     def running(self) -> bool:
         """True until it has ended."""
         return self._popen.poll() is None
+
+    @property
+    def network(self) -> str:
+        """The identity of its network namespace; empty when it has ended."""
+        return network_of(self.pid) if self.running else ""
 
     def output(self) -> str:
         """Everything it has printed so far."""
@@ -113,11 +126,11 @@ class Process:
 class Anchor:
     """The process that holds the namespaces of one machine of the test network."""
 
-    def __init__(self, name: str, settings: Sequence[str]) -> None:
+    def __init__(self, name: str, directory: Path, settings: Sequence[str]) -> None:
         """Start it; ``wait_ready`` says when its namespaces exist."""
         self.name = name
         self._popen = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(ANCHOR), *settings],
+            [sys.executable, "-I", "-S", str(ANCHOR), str(directory), *settings],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -137,6 +150,11 @@ class Anchor:
             rest = self._pipe(self._popen.stdout).read()
             self.close()
             raise LabError(f"namespace {self.name} was not made: {line}{rest}".strip())
+
+    @property
+    def network(self) -> str:
+        """The identity of its network namespace."""
+        return network_of(self.pid)
 
     def inside(self, argv: Sequence[str], cwd: str) -> list[str]:
         """The argv that runs ``argv`` in the namespaces; the process id stays the same."""

@@ -2,7 +2,6 @@
 
 import ipaddress
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -26,6 +25,16 @@ table ip6 nat {{
         oifname "eth0" ip6 saddr {internal} snat ip6 prefix to {external}
     }}
 }}
+"""
+
+ABANDON = """
+import time
+from tests.lab import Lab
+
+lab = Lab().__enter__()
+lab.start("router", ["sleep", "300"])
+print(lab.pid("router"), lab.directory, flush=True)
+time.sleep(300)
 """
 
 
@@ -131,7 +140,6 @@ def test_files_of_the_router_are_its_own(lab: Lab) -> None:
 
 def test_nothing_is_left_even_after_an_exception() -> None:
     mounts = Path("/proc/self/mountinfo").read_text()
-    directories = set(Path("/tmp").glob("pdr-lab-*"))
     with pytest.raises(ZeroDivisionError), Lab() as lab:
         spaces = [net_of(lab, machine) for machine in ("isp", "router", "a", "b")]
         lab.start("router", ["sh", "-c", "trap '' TERM; (setsid sleep 300 &) ; sleep 300"])
@@ -139,31 +147,25 @@ def test_nothing_is_left_even_after_an_exception() -> None:
         raise ZeroDivisionError
     assert [processes_in(space) for space in spaces] == [[], [], [], []]
     assert Path("/proc/self/mountinfo").read_text() == mounts
-    assert not {path for path in directories ^ set(Path("/tmp").glob("pdr-lab-*")) if path.exists()}
+    assert not lab.directory.exists()
 
 
 def test_nothing_is_left_when_the_test_process_is_killed() -> None:
-    code = "; ".join(
-        [
-            "from tests.lab import Lab",
-            "lab = Lab().__enter__()",
-            "lab.start('router', ['sleep', '300'])",
-            "print(lab.pid('router'), flush=True)",
-            "import time",
-            "time.sleep(300)",
-        ]
-    )
-    child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE)
-    assert child.stdout is not None
-    with child.stdout:
-        space = os.readlink(f"/proc/{int(child.stdout.readline())}/ns/net")
-    assert len(processes_in(space)) >= 2
-    child.send_signal(signal.SIGKILL)
-    child.wait(10)
+    child = subprocess.Popen([sys.executable, "-c", ABANDON], cwd=ROOT, stdout=subprocess.PIPE)
+    try:
+        assert child.stdout is not None
+        with child.stdout:
+            pid, directory = child.stdout.readline().decode().split()
+        space = os.readlink(f"/proc/{pid}/ns/net")
+        assert len(processes_in(space)) == 2
+    finally:
+        child.kill()
+        child.wait(10)
     deadline = time.monotonic() + 5
-    while processes_in(space) and time.monotonic() < deadline:
+    while (processes_in(space) or Path(directory).exists()) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert processes_in(space) == []
+    assert not Path(directory).exists()
 
 
 # ---- real DHCP -----------------------------------------------------------------------------
