@@ -124,6 +124,10 @@ def test_fields_without_an_address() -> None:
     assert "address is missing" in refusal(lease("prefix1_length=58"))
 
 
+def test_a_long_name_is_cut() -> None:
+    assert "111..." in refusal(lease(f"prefix{'1' * 60_000}_length=58"))
+
+
 def test_one_name_with_two_values() -> None:
     assert "length is there twice" in refusal([*one_prefix(), *lease("prefix1_length=57")])
     same = [*one_prefix(), *lease("prefix1_length=58")]

@@ -122,6 +122,7 @@ def test_true_is_no_number() -> None:
         ("64:ff9b::/96", "NAT64"),
         ("64:ff9b::/40", "NAT64"),
         ("100::/64", "discard"),
+        ("100:0:0:0:1::/80", "discard"),
         ("2001::/32", "Teredo"),
         ("2001:0:5ef5::/48", "Teredo"),
         ("2001::/20", "Teredo"),
