@@ -31,6 +31,7 @@ from typing import NamedTuple
 from pdreactor import prefix
 from pdreactor.errors import Refused
 from pdreactor.model import INFINITE, Delegation, Event, Uplink
+from pdreactor.reasons import LEASE, kind_of
 
 MAX_BLOCK = 64 * 1024
 """Bytes. Real blocks have one to two KiB; a DHCPv6 reply fits into a UDP datagram of 64 KiB, and
@@ -43,46 +44,9 @@ LONGEST_INTERFACE = 15  # IFNAMSIZ - 1
 
 Variables = list[tuple[str, str]]
 
-# ---- reasons -----------------------------------------------------------------------------------
-
-LEASE = "lease"  # may carry a reply
-RELEASED = "released"  # every prefix of the interface is gone
-LINK = "link"  # the state stays, but what is usable or what dhcpcd holds in the kernel may change
-NOTHING = "nothing"  # none of our business
-
-REASONS = {
-    "BOUND6": LEASE,
-    "RENEW6": LEASE,
-    "REBIND6": LEASE,
-    "REBOOT6": LEASE,
-    "DELEGATED6": LEASE,  # on the uplink itself: the reply that BOUND6 held back
-    "RELEASE6": RELEASED,
-    "EXPIRE6": LINK,  # also comes when the carrier is lost, and in 9.4.1 ten seconds after T2
-    "TIMEOUT6": LINK,  # its prefixes are those of the last reply, as old as that
-    "STOP6": LINK,
-    "STOPPED": LINK,
-    "DEPARTED": LINK,
-    "CARRIER": LINK,
-    "NOCARRIER": LINK,
-    "NOCARRIER_ROAMING": LINK,
-}
-"""What a reason means. All others are NOTHING: PREINIT, RECONFIGURE, TEST, INFORM6, ROUTERADVERT,
-STATIC6, IPv4's, and those that dhcpcd has yet to invent. A new kind of work starts with a row."""
-
-
 def reason_of(variables: Variables) -> str:
     """dhcpcd's reason; empty when there is none, which is no call of dhcpcd's."""
     return _first(variables, "reason") or ""
-
-
-def kind_of(reason: str) -> str:
-    """LEASE, RELEASED, LINK or NOTHING."""
-    return REASONS.get(reason, NOTHING)
-
-
-def relevant(variables: Variables) -> bool:
-    """False for the many calls that can end at once."""
-    return kind_of(reason_of(variables)) != NOTHING
 
 
 def interface_of(variables: Variables) -> str:

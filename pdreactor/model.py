@@ -161,6 +161,7 @@ class State(NamedTuple):
     uplinks: dict[str, UplinkState]
     doomed: tuple[Stamp, ...] = ()
     history: tuple[Happening, ...] = ()
+    applied: dict[str, tuple[IPv6Network, ...]] = {}  # what on_change was last told, by uplink
 
 
 # ---- desired: what the kernel should hold ----------------------------------------------------
@@ -183,6 +184,16 @@ class Lane(NamedTuple):
     outbound: tuple[Pair, ...]
     inbound: tuple[Pair, ...]
     hairpin: tuple[Pair, ...]
+
+
+class Serving(NamedTuple):
+    """One translation by one prefix of one uplink: what is rewritten, and how."""
+
+    translation: Translation
+    uplink: str
+    prefix: Prefix
+    pairs: tuple[Pair, ...]  # (internal, external)
+    outbound: bool  # this prefix takes the translation's new outbound flows
 
 
 class Gate(NamedTuple):
@@ -236,3 +247,4 @@ class Desired(NamedTuple):
     routes: tuple[Route, ...]
     rules: tuple[Rule, ...]
     problems: tuple[Problem, ...]
+    serving: tuple[Serving, ...] = ()

@@ -139,6 +139,17 @@ def collapse(networks: Iterable[IPv6Network]) -> tuple[IPv6Network, ...]:
     return tuple(collapse_addresses(networks))
 
 
+def disjoint(networks: Iterable[IPv6Network]) -> tuple[IPv6Network, ...]:
+    """The same addresses without overlaps, sorted; faster than ``collapse``, and merges nothing."""
+    kept: list[IPv6Network] = []
+    end = -1
+    for start, length, network in sorted({(_base(n), n.prefixlen, n) for n in networks}):
+        if start > end:
+            kept.append(network)
+            end = start + (1 << 128 - length) - 1
+    return tuple(kept)
+
+
 def subtract(network: IPv6Network, holes: Iterable[IPv6Network]) -> tuple[IPv6Network, ...]:
     """The network without the holes, as few networks as possible, sorted."""
     parts = [network]

@@ -61,10 +61,11 @@ class Lock:
         os.close(self.fd)
 
 
-def load(directory: str) -> tuple[State, str]:
+def load(directory: str, *, keep: bool = False) -> tuple[State, str]:
     """The state of ``directory`` and, when its file was damaged, a line that says so.
 
-    A damaged file is set aside and an empty state returned; a missing one is an empty state.
+    A damaged file is set aside (unless ``keep``) and an empty state returned; a missing one is an
+    empty state.
     Raises StateError when the file cannot be read or was written by a newer pdreactor.
     """
     path = os.path.join(directory, FILE)
@@ -78,7 +79,7 @@ def load(directory: str) -> tuple[State, str]:
     try:
         return decode(raw), ""
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
-        return State({}), _set_aside(path, exc)
+        return State({}), f"{path} is damaged ({exc!r})" if keep else _set_aside(path, exc)
 
 
 def save(directory: str, state: State) -> None:
@@ -133,6 +134,7 @@ def encode(state: State) -> bytes:
         "uplinks": {name: _uplink_out(uplink) for name, uplink in state.uplinks.items()},
         "doomed": [list(stamp) for stamp in state.doomed],
         "history": [happening._asdict() for happening in state.history],
+        "applied": {name: [str(n) for n in networks] for name, networks in state.applied.items()},
     }
     return json.dumps(document, indent=1).encode() + b"\n"
 
@@ -151,7 +153,9 @@ def decode(raw: bytes) -> State:
         raise ValueError("two uplinks have one number")
     doomed = tuple(Stamp(_number(u), _number(g), bool(i)) for u, g, i in document["doomed"])
     history = tuple(_happening_in(entry) for entry in document["history"])
-    return State(uplinks, doomed, history)
+    applied = {str(name): tuple(_network(n) for n in networks)
+               for name, networks in document["applied"].items()}
+    return State(uplinks, doomed, history, applied)
 
 
 def _uplink_out(uplink: UplinkState) -> dict[str, Any]:

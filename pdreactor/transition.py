@@ -69,6 +69,19 @@ def after_time(state: State, config: Config, now: int) -> State:
     return state
 
 
+def after_configuration(state: State, config: Config, now: int) -> State:
+    """The state with the static prefixes of the configuration in it, as if an event told them."""
+    for uplink in config.uplinks:
+        known = state.uplinks.get(uplink.name, UplinkState(0)).prefixes
+        if uplink.prefix is not None and [p.network for p in known] != [uplink.prefix]:
+            told = (Delegation(uplink.prefix, None, None, None),)
+            told += tuple(Delegation(p.network, None, 0, 0) for p in known
+                          if p.network != uplink.prefix)
+            event = Event("static", uplink.interface, told)
+            state = after_event(state, event, uplink, config, now)
+    return state
+
+
 def _over(prefix: Prefix, among: UplinkState, name: str, config: Config, now: int) -> bool:
     if not prefix.expired(now):
         return False
@@ -177,7 +190,7 @@ def _replace(state: State, name: str, after: UplinkState, event: Event, now: int
     history = state.history
     for text in _differences(before, after):
         history = _remember(state._replace(history=history), Happening(now, name, event.reason, text))
-    return State({**state.uplinks, name: after}, doomed, history)
+    return state._replace(uplinks={**state.uplinks, name: after}, doomed=doomed, history=history)
 
 
 def _live(uplink: UplinkState | None) -> set[Stamp]:

@@ -1,0 +1,211 @@
+"""The verbs and what they print. Nothing below this module knows which of them was called."""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from ipaddress import IPv6Network
+from typing import Any
+
+from . import __version__, log, reconciler, report
+from .errors import EX_OK, EX_SOFTWARE, EX_USAGE, ConfigError, PdreactorError, UsageError
+from .model import Config, Delegation, Event, Uplink
+from .prefix import acceptable, parse_decimal, parse_prefix
+
+EPILOG = "Exit codes are those of sysexits.h; see pdreactor(8)."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run as ``pdreactor``; returns the exit code."""
+    try:
+        options = _parser().parse_args(argv)
+    except SystemExit as exc:
+        return EX_USAGE if exc.code else EX_OK
+    log.setup(threshold="debug" if options.verbose else "warning" if options.quiet else "info",
+              json=options.log_format == "json")
+    try:
+        code: int = options.verb(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the reader has gone: so do we
+        return EX_OK
+    except KeyboardInterrupt:
+        return 130
+    except Exception as exc:
+        return _failed(exc)
+
+
+def _failed(exc: Exception) -> int:
+    """One line on stderr for each thing that is wrong, and the exit code."""
+    if isinstance(exc, ConfigError):
+        lines = [f"{exc.path}: {mistake}" for mistake in exc.mistakes]
+    elif isinstance(exc, PdreactorError):
+        lines = [str(exc)]
+    else:
+        lines = [f"{type(exc).__name__}: {exc} (this is a bug in pdreactor; the last rules stay)"]
+    for line in lines:
+        log.plain(f"pdreactor: {line}")
+    return exc.exit_code if isinstance(exc, PdreactorError) else EX_SOFTWARE
+
+
+# ---- the command line ------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pdreactor", description="Follow a delegated IPv6 prefix.", epilog=EPILOG)
+    parser.add_argument("-c", dest="config", metavar="FILE",
+                        help="configuration (PDREACTOR_CONFIG, /etc/pdreactor.toml)")
+    parser.add_argument("--state-dir", metavar="DIR", help="instead of the configuration's")
+    loud = parser.add_mutually_exclusive_group()
+    loud.add_argument("-v", dest="verbose", action="store_true", help="say more")
+    loud.add_argument("-q", dest="quiet", action="store_true", help="only warnings and errors")
+    parser.add_argument("--log-format", choices=("console", "json"), default="console")
+    parser.add_argument("--version", action="version", version=f"pdreactor {__version__}")
+    _add_verbs(parser.add_subparsers(metavar="VERB", required=True))
+    return parser
+
+
+def _add_verbs(verbs: Any) -> None:
+    hook = _add(verbs, _hook, "hook", "one call of dhcpcd's script")
+    hook.add_argument("--environ", metavar="FILE", default="/proc/self/environ",
+                      help="the raw environment block")
+    _add(verbs, _restore, "restore", "bring the kernel to what the state file says")
+    _with_json(_add(verbs, _plan, "plan", "print what a pass would change"))
+    _with_json(_add(verbs, _status, "status", "uplinks, prefixes, translations, what is wrong"))
+    _add(verbs, _check, "check", "read the configuration and name every mistake")
+    tell = _add(verbs, _set, "set", "tell a prefix by hand")
+    tell.add_argument("uplink")
+    tell.add_argument("prefix")
+    tell.add_argument("--preferred", metavar="S", help="preferred lifetime, seconds (infinite)")
+    tell.add_argument("--valid", metavar="S", help="valid lifetime, seconds (infinite)")
+    unset = _add(verbs, _unset, "unset", "say that a prefix, or all of an uplink, is gone")
+    unset.add_argument("uplink")
+    unset.add_argument("prefix", nargs="?")
+    flush = _add(verbs, _flush, "flush", "remove everything of pdreactor from the kernel")
+    flush.add_argument("--forget", action="store_true", help="and remove the state")
+
+
+def _add(verbs: Any, run: Any, name: str, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
+    parser.set_defaults(verb=run)
+    return parser
+
+
+def _with_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="stable keys, see pdreactor(8)")
+
+
+# ---- the verbs ---------------------------------------------------------------------------------
+
+
+def _config(options: argparse.Namespace) -> Config:
+    config = reconciler.configuration(options.config, options.state_dir)
+    for warning in config.warnings:
+        log.debug(warning)
+    return config
+
+
+def _hook(options: argparse.Namespace) -> int:
+    from .hook import hook
+
+    return hook(options.environ, options.config, options.state_dir)
+
+
+def _restore(options: argparse.Namespace) -> int:
+    outcome = reconciler.reconcile(_config(options), "restore")
+    for problem in outcome.wanted.problems:
+        log.warning(problem.message, uplink=problem.uplink)
+    return EX_OK
+
+
+def _plan(options: argparse.Namespace) -> int:
+    pending = reconciler.look(_config(options)).pending
+    if options.json:
+        print(json.dumps({"changes": list(pending)}, indent=2))
+    else:
+        print("\n".join(pending) or "nothing to change")
+    return 1 if pending else EX_OK
+
+
+def _status(options: argparse.Namespace) -> int:
+    config = _config(options)
+    status = report.status(config, reconciler.look(config), int(time.time()))
+    print(json.dumps(status, indent=2) if options.json else "\n".join(report.lines(status)))
+    return EX_OK if status["ok"] else 1
+
+
+def _check(options: argparse.Namespace) -> int:
+    config = reconciler.configuration(options.config, options.state_dir)
+    for warning in config.warnings:
+        print(f"warning: {config.path}: {warning}")
+    print(f"{config.path}: {len(config.uplinks)} uplink(s), {len(config.translations)} "
+          f"translation(s), no mistakes")
+    return EX_OK
+
+
+def _set(options: argparse.Namespace) -> int:
+    config = _config(options)
+    uplink = _uplink(config, options.uplink)
+    network = parse_prefix(options.prefix)
+    acceptable(network, min_length=uplink.min_length, max_length=uplink.max_length)
+    valid = _seconds(options.valid, "--valid")
+    preferred = _seconds(options.preferred, "--preferred") if options.preferred else valid
+    if valid == 0:
+        raise UsageError("--valid 0 would remove it: use pdreactor unset")
+    if valid is not None and (preferred is None or preferred > valid):
+        raise UsageError("--preferred is longer than --valid (RFC 8415 section 21.22)")
+    told = (Delegation(network, None, preferred, valid),)
+    reconciler.tell(config, uplink, Event("set", uplink.interface, told))
+    return EX_OK
+
+
+def _unset(options: argparse.Namespace) -> int:
+    config = _config(options)
+    uplink = _uplink(config, options.uplink)
+    told = reconciler.prefixes(config, uplink)
+    if options.prefix is not None:
+        told = (_known(parse_prefix(options.prefix), told, uplink),)
+    gone = tuple(Delegation(network, None, 0, 0) for network in told)
+    reconciler.tell(config, uplink, Event("unset", uplink.interface, gone))
+    return EX_OK
+
+
+def _flush(options: argparse.Namespace) -> int:
+    try:
+        config = _config(options)
+    except ConfigError as exc:
+        log.warning(f"the configuration cannot be used ({exc.mistakes[0]}): flushing by defaults")
+        config = Config(exc.path, options.state_dir or "/var/lib/pdreactor", (), ())
+    reconciler.flush(config, forget=options.forget)
+    return EX_OK
+
+
+def _uplink(config: Config, name: str) -> Uplink:
+    try:
+        uplink = config.uplink(name)
+    except KeyError:
+        names = ", ".join(uplink.name for uplink in config.uplinks)
+        raise UsageError(f"{config.path} has no uplink {name!r}; it has: {names}") from None
+    if uplink.prefix is not None:
+        raise UsageError(f"uplink {name} has the static prefix {uplink.prefix}: change it in "
+                         f"{config.path}")
+    return uplink
+
+
+def _known(network: IPv6Network, known: tuple[IPv6Network, ...], uplink: Uplink) -> IPv6Network:
+    if network not in known:
+        names = ", ".join(map(str, known)) or "none"
+        raise UsageError(f"uplink {uplink.name} has no prefix {network}; it has: {names}")
+    return network
+
+
+def _seconds(text: str | None, what: str) -> int | None:
+    return None if text is None else parse_decimal(text, what, 0xFFFFFFFE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

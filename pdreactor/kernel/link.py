@@ -1,0 +1,28 @@
+"""Whether interfaces are there, up and have a carrier: netdevice(7), SIOCGIFFLAGS.
+
+Asked of a socket and not of /sys, which may show another network namespace than ours.
+"""
+
+import fcntl
+import socket
+import struct
+from collections.abc import Iterable
+
+SIOCGIFFLAGS = 0x8913
+IFF_UP = 0x1
+IFF_RUNNING = 0x40
+"""Operational: up with carrier, or a driver that cannot tell (netdevice(7))."""
+
+
+def links(names: Iterable[str]) -> dict[str, bool]:
+    """{interface: up with carrier}; an interface that does not exist is left out."""
+    found = {}
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+        for name in names:
+            request = struct.pack("16sH14x", name.encode()[:15], 0)
+            try:
+                flags = struct.unpack("16sH14x", fcntl.ioctl(probe, SIOCGIFFLAGS, request))[1]
+            except OSError:
+                continue  # ENODEV
+            found[name] = flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING
+    return found

@@ -1,0 +1,63 @@
+"""libnftables through its official Python binding (python-nftables), and nothing else.
+
+Run as text, read as JSON (libnftables-json(5)). Errors come back as English text made with
+strerror(3), so they are recognised by what strerror says here, not by strings of our own.
+"""
+
+import errno
+import os
+from typing import Any
+
+from ..errors import BackendMissing, KernelBusy, KernelError, PermissionDenied
+from .retry import persistently
+
+PACKAGES = ("python3-nftables on Debian, Ubuntu and Fedora, nftables on Arch, "
+            "py3-nftables on Alpine")
+BUSY = tuple(os.strerror(n) for n in (errno.EBUSY, errno.EAGAIN, errno.ENOBUFS, errno.EINTR))
+FORBIDDEN = tuple(os.strerror(n) for n in (errno.EPERM, errno.EACCES))
+ABSENT = os.strerror(errno.ENOENT)
+
+
+class Nft:
+    """One libnftables context. Raises BackendMissing when the binding or its library is not there."""
+
+    def __init__(self) -> None:
+        try:
+            import nftables
+            self._nft = nftables.Nftables()
+        except (ImportError, OSError, AttributeError) as exc:
+            raise BackendMissing(f"python-nftables cannot be used ({exc}): install {PACKAGES}; a "
+                                 f"virtual environment needs --system-site-packages") from exc
+        self._nft.set_json_output(True)
+
+    def run(self, commands: str, doing: str) -> None:
+        """Run commands as one transaction, again while the kernel is busy.
+
+        Raises KernelBusy, PermissionDenied or KernelError; nothing was changed then.
+        """
+        persistently(lambda: self._run(commands, doing))
+
+    def _run(self, commands: str, doing: str) -> None:
+        code, _, error = self._nft.cmd(commands)
+        if code:
+            raise _explained(error, doing)
+
+    def list_table(self, family: str, name: str) -> list[dict[str, Any]] | None:
+        """The table's objects as libnftables-json(5) has them; None when there is no such table."""
+        import json
+
+        code, output, error = self._nft.cmd(f"list table {family} {name}")
+        if code:
+            if ABSENT in error:
+                return None
+            raise _explained(error, f"read table {family} {name}")
+        objects: list[dict[str, Any]] = json.loads(output)["nftables"]
+        return objects
+
+
+def _explained(error: str, doing: str) -> KernelError | PermissionDenied:
+    line = next((line for line in error.splitlines() if line.strip()), "no reason given").strip()
+    if any(text in error for text in FORBIDDEN):
+        return PermissionDenied(f"cannot {doing}: {line}; this needs root or CAP_NET_ADMIN")
+    kind = KernelBusy if any(text in error for text in BUSY) else KernelError
+    return kind(f"cannot {doing}: {line} (what was there before stays in force)")

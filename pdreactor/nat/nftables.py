@@ -1,0 +1,401 @@
+"""The translation as one nftables table: render (pure), observe, diff (pure), apply.
+
+A table holds, for each lane, maps and sets whose names end in ``.SLOT``; the rules refer to one
+slot. A change fills the maps of a fresh slot, then switches the rules of the standing chains to
+them in one transaction, then deletes the old slot. It takes three transactions because the packet
+path of kernel 6.1 and others sees new rules before new elements (nf_tables_commit: rule blobs are
+swapped before the generation cursor moves), and no chain is re-created because hooks are
+registered one by one.
+
+Each rule carries a comment: what it is for, and a checksum of its text. A rule is as it should be
+when its comment is: nft prints rules differently from version to version, comments and elements
+it does not.
+"""
+
+import zlib
+from collections.abc import Iterable
+from ipaddress import IPv6Network
+from typing import Any, NamedTuple
+
+from .. import marks
+from ..errors import KernelError
+from ..kernel.nft import Nft
+from ..model import Gate, Lane, Nat, Pair
+
+FAMILY = "ip6"
+TABLE = "pdreactor"
+SLOT = ".SLOT"
+"""Stands in a rendered rule for the slot of the sets and maps it refers to."""
+
+Hook = tuple[str, str, int]
+"""(type, hook, priority) of a base chain; the policy is always accept."""
+
+CHAINS: dict[str, Hook] = {
+    "guard": ("filter", "postrouting", 310),
+    "forward": ("filter", "forward", -5),
+    "prerouting": ("nat", "prerouting", -105),
+    "output": ("nat", "output", -105),
+    "postrouting": ("nat", "postrouting", 95),
+}
+"""In the order in which they are made: the guard first. 95 and -105 are before ip6tables (100,
+-100) and firewalld; 310 is after everything that rewrites."""
+
+
+class Rule(NamedTuple):
+    """One rule; ``comment`` says what it is for and identifies it. ``text`` is empty if observed."""
+
+    comment: str
+    text: str = ""
+
+
+class Ruleset(NamedTuple):
+    """The table, desired or observed. An observed rule has its comment only.
+
+    Elements are text as nft prints it ("2001:db8::/58"; a map has "KEY : DATA"), which for ten
+    thousand of them is many times faster than networks are.
+    """
+
+    sets: dict[str, frozenset[str]]
+    maps: dict[str, frozenset[str]]
+    counters: frozenset[str]
+    hooks: dict[str, Hook]
+    rules: dict[str, tuple[Rule, ...]]
+
+
+NOTHING = Ruleset({}, {}, frozenset(), {}, {})
+
+
+# ---- render ------------------------------------------------------------------------------------
+
+
+class _Draft:
+    """Collects sets, maps and rules. What is the same is there once."""
+
+    def __init__(self) -> None:
+        self.sets: dict[str, frozenset[str]] = {}
+        self.maps: dict[str, frozenset[str]] = {}
+        self.counters: set[str] = set()
+        self.rules: dict[str, list[Rule]] = {name: [] for name in CHAINS}
+        self._texts: dict[IPv6Network, str] = {}
+
+    def set(self, name: str, networks: Iterable[IPv6Network]) -> str:
+        """A reference to the set of these networks."""
+        return self._kept(self.sets, name, frozenset(map(self._text, networks)))
+
+    def map(self, name: str, pairs: tuple[Pair, ...]) -> str:
+        """A reference to the map of these pairs."""
+        text = self._text
+        return self._kept(self.maps, name, frozenset([f"{text(k)} : {text(v)}" for k, v in pairs]))
+
+    def rule(self, chain: str, purpose: str, text: str) -> None:
+        self.rules[chain].append(Rule(purpose, text))
+
+    def _kept(self, among: dict[str, frozenset[str]], name: str, elements: frozenset[str]) -> str:
+        same = next((known for known, have in among.items() if have == elements), None)
+        among[same or name] = elements
+        return f"@{same or name}{SLOT}"
+
+    def _text(self, network: IPv6Network) -> str:
+        text = self._texts.get(network)
+        if text is None:
+            text = self._texts[network] = str(network)
+        return text
+
+
+def render(nat: Nat) -> Ruleset:
+    """The table that does what ``nat`` says; ``place`` puts it into a slot."""
+    draft = _Draft()
+    inside = f"!= {_names(tuple(gate.interface for gate in nat.gates))}"
+    _leave_alone(draft, nat)
+    for lane in nat.lanes:
+        _render_lane(draft, nat, lane, inside)
+    for number, gate in enumerate(nat.gates if nat.guard else ()):
+        _render_gate(draft, gate, number)
+    rules = {chain: tuple(rules) for chain, rules in draft.rules.items()}
+    return Ruleset(draft.sets, draft.maps, frozenset(draft.counters), dict(CHAINS), rules)
+
+
+def place(ruleset: Ruleset, slot: int) -> Ruleset:
+    """The rendered table with its elements in that slot, and its rules signed."""
+    return ruleset._replace(
+        sets={f"{name}.{slot}": elements for name, elements in ruleset.sets.items()},
+        maps={f"{name}.{slot}": elements for name, elements in ruleset.maps.items()},
+        rules={chain: tuple(_signed(chain, rule, slot) for rule in rules)
+               for chain, rules in ruleset.rules.items()},
+    )
+
+
+def _signed(chain: str, rule: Rule, slot: int) -> Rule:
+    text = rule.text.replace(SLOT, f".{slot}")
+    return Rule(f"{rule.comment} {zlib.crc32(f'{chain} {text}'.encode()):08x}", text)
+
+
+def _names(interfaces: tuple[str, ...]) -> str:
+    quoted = ", ".join(f'"{name}"' for name in dict.fromkeys(interfaces))
+    return f"{{ {quoted} }}" if "," in quoted else quoted
+
+
+def _leave_alone(draft: _Draft, nat: Nat) -> None:
+    """Never translated nor guarded: IPsec (rt_policy), the router's own addresses, the bypass."""
+    draft.rule("prerouting", "decrypted by IPsec", "meta ipsec exists return")
+    draft.rule("prerouting", "own addresses", "fib daddr type local return")
+    draft.rule("output", "own addresses", "fib daddr type local return")
+    for chain in ("output", "postrouting", "guard", "forward"):
+        draft.rule(chain, "IPsec policy", "rt ipsec exists return")
+    for number, gate in enumerate(nat.gates):
+        if gate.bypass:
+            name = draft.set(f"bypass-{number}", gate.bypass)
+            for chain in ("postrouting", "guard", "forward"):
+                draft.rule(chain, f"bypass {gate.interface}",
+                           f'oifname "{gate.interface}" ip6 daddr {name} return')
+
+
+def _render_lane(draft: _Draft, nat: Nat, lane: Lane, inside: str) -> None:
+    name = f"{lane.uplink}-{lane.stamp.generation}"
+    outbound = _mark(marks.pack(lane.stamp, nat.mask), nat.mask)
+    inbound = _mark(marks.pack(lane.stamp._replace(inbound=True), nat.mask), nat.mask)
+    if lane.outbound:
+        sources = draft.set(f"from-{name}", _keys(lane.outbound))
+        draft.rule("postrouting", f"outbound {lane.uplink}",
+                   f'oifname "{lane.interface}" ip6 saddr {sources} {outbound} '
+                   f'snat ip6 prefix to ip6 saddr map {draft.map(f"out-{name}", lane.outbound)}')
+    to = f"ip6 daddr {lane.delegated} {inbound} dnat ip6 prefix to ip6 daddr map"
+    if lane.inbound:
+        draft.rule("prerouting", f"inbound {lane.uplink}",
+                   f'iifname "{lane.interface}" {to} {draft.map(f"in-{name}", lane.inbound)}')
+    if lane.hairpin:
+        _render_hairpin(draft, lane, inside, f"{to} {draft.map(f'turn-{name}', lane.hairpin)}")
+
+
+def _render_hairpin(draft: _Draft, lane: Lane, inside: str, redirect: str) -> None:
+    """Internal hosts by their external addresses. What was redirected is known by conntrack's own
+    tuple (ct original), not by a packet mark that others could overwrite."""
+    draft.rule("prerouting", f"hairpin {lane.uplink}", f"iifname {inside} {redirect}")
+    draft.rule("output", f"hairpin {lane.uplink}", redirect)
+    own = tuple((internal, external) for external, internal in lane.hairpin)
+    home = draft.map(f"home-{lane.uplink}-{lane.stamp.generation}", own)
+    draft.rule("postrouting", f"hairpin {lane.uplink}",
+               f"oifname {inside} ct status dnat ct original ip6 daddr {lane.delegated} "
+               f"snat ip6 prefix to ip6 saddr map {home}")
+
+
+def _keys(pairs: tuple[Pair, ...]) -> Iterable[IPv6Network]:
+    return (key for key, _ in pairs)
+
+
+def _mark(bits: int, mask: int) -> str:
+    return f"ct mark set ct mark & {~mask & 0xFFFFFFFF:#010x} | {bits:#010x}"
+
+
+def _render_gate(draft: _Draft, gate: Gate, number: int) -> None:
+    """What is left untranslated does not leave; what cannot be translated is told so (RFC 7084
+    L-14). Answers of inbound flows still have their internal source in the forward hook."""
+    leaving = f'oifname "{gate.interface}" ip6 saddr'
+    if gate.internal:
+        name = draft.set(f"inside-{number}", gate.internal)
+        counter = f"guard-{number}"
+        draft.counters.add(counter)
+        draft.rule("guard", f"untranslated {gate.interface}",
+                   f'{leaving} {name} counter name {counter} drop')
+    if gate.foreign:
+        name = draft.set(f"foreign-{number}", gate.foreign)
+        draft.rule("guard", f"other uplink's source {gate.interface}", f"{leaving} {name} drop")
+    if gate.unserved:
+        name = draft.set(f"unserved-{number}", gate.unserved)
+        draft.rule("forward", f"no usable prefix {gate.interface}",
+                   f"{leaving} {name} ct direction original reject with icmpv6 type policy-fail")
+
+
+# ---- observe -----------------------------------------------------------------------------------
+
+
+def observe(nft: Nft) -> Ruleset | None:
+    """The table as the kernel has it; None when it is not there."""
+    objects = nft.list_table(FAMILY, TABLE)
+    return None if objects is None else read(objects)
+
+
+def read(objects: list[dict[str, Any]]) -> Ruleset:
+    """A Ruleset from libnftables-json(5) objects."""
+    seen = Ruleset({}, {}, frozenset(), {}, {})
+    counters = set()
+    for one in objects:
+        (kind, body), *_ = one.items()
+        if kind == "set":
+            seen.sets[body["name"]] = frozenset(map(_text, body.get("elem", ())))
+        elif kind == "map":
+            elements = [f"{_text(key)} : {_text(data)}" for key, data in body.get("elem", ())]
+            seen.maps[body["name"]] = frozenset(elements)
+        elif kind == "counter":
+            counters.add(body["name"])
+        elif kind == "chain":
+            seen.hooks[body["name"]] = _hook(body)
+            seen.rules.setdefault(body["name"], ())
+        elif kind == "rule":
+            rule = Rule(body.get("comment", ""))
+            seen.rules[body["chain"]] = (*seen.rules.get(body["chain"], ()), rule)
+    return seen._replace(counters=frozenset(counters))
+
+
+def _hook(body: dict[str, Any]) -> Hook:
+    policy = "" if body.get("policy") == "accept" else f", policy {body.get('policy')}"
+    return (body.get("type", "") + policy, body.get("hook", ""), body.get("prio", 0))
+
+
+def _text(element: Any) -> str:
+    """A prefix or a single address as text; whatever else somebody put there as JSON has it."""
+    if isinstance(element, dict) and "prefix" in element:
+        return f"{element['prefix']['addr']}/{element['prefix']['len']}"
+    return f"{element}/128" if isinstance(element, str) else repr(element)
+
+
+# ---- diff --------------------------------------------------------------------------------------
+
+
+class Change(NamedTuple):
+    """What it takes to get from one table to another."""
+
+    observed: Ruleset | None
+    desired: Ruleset
+
+
+def plan(nat: Nat, observed: Ruleset | None) -> Change | None:
+    """The change that is needed; None when the table does what ``nat`` says already."""
+    wanted = render(nat)
+    if observed is None:
+        return Change(None, place(wanted, 1))
+    slots = sorted({_slot(name) for name in (*observed.sets, *observed.maps)})
+    if any(same(place(wanted, slot), observed) for slot in slots or [1]):
+        return None
+    free = next(n for n in range(1, len(slots) + 2) if n not in slots)
+    return Change(observed, place(wanted, free))
+
+
+def _slot(name: str) -> int:
+    number = name.rpartition(".")[2]
+    return int(number) if number.isdecimal() else 0
+
+
+def same(desired: Ruleset, observed: Ruleset) -> bool:
+    """True when the kernel has the table as desired."""
+    comments = {chain: tuple(Rule(r.comment) for r in rules) for chain, rules in
+                desired.rules.items()}
+    return (comments == observed.rules and desired.hooks == observed.hooks
+            and desired.counters <= observed.counters
+            and desired.sets == observed.sets and desired.maps == observed.maps)
+
+
+def translated(ruleset: Ruleset | None) -> dict[str, frozenset[str]]:
+    """What a table translates, whatever its slot: "outbound" has "INTERNAL : EXTERNAL" texts,
+    "inbound" (also from inside: hairpin) has "EXTERNAL : INTERNAL" ones."""
+    maps = (ruleset or NOTHING).maps
+    outbound = [have for name, have in maps.items() if name.startswith("out-")]
+    inbound = [have for name, have in maps.items() if name.startswith(("in-", "turn-"))]
+    return {"outbound": frozenset().union(*outbound), "inbound": frozenset().union(*inbound)}
+
+
+MOST_WORDS = 20
+"""Lines about translations; the rest is counted."""
+
+
+def words(change: Change) -> list[str]:
+    """The change for people, a line each."""
+    before, after = translated(change.observed), translated(change.desired)
+    lines = [] if change.observed else [f"create table {FAMILY} {TABLE}"]
+    lines += _differences("outbound", before["outbound"], after["outbound"])
+    lines += _differences("inbound", before["inbound"], after["inbound"])
+    return lines or [f"bring table {FAMILY} {TABLE} back to what it should be"]
+
+
+def _differences(direction: str, before: frozenset[str], after: frozenset[str]) -> list[str]:
+    arrow = [(sign, text.replace(" : ", " -> ")) for sign, texts in
+             (("translate", after - before), ("no longer translate", before - after))
+             for text in sorted(texts)]
+    lines = [f"{sign} {direction} {text}" for sign, text in arrow[:MOST_WORDS]]
+    rest = len(arrow) - len(lines)
+    return lines + [f"... and {rest} more {direction}"] * bool(rest)
+
+
+# ---- apply -------------------------------------------------------------------------------------
+
+
+def transactions(change: Change) -> tuple[str, str, str]:
+    """The three texts to run in this order: fill a fresh slot, switch the rules, delete the old."""
+    return _fill(change), _switch(change), _clean(change)
+
+
+def _fill(change: Change) -> str:
+    lines = [f"add table {FAMILY} {TABLE}"]
+    had = change.observed.counters if change.observed else frozenset()
+    lines += [f"add counter {FAMILY} {TABLE} {name}" for name in
+              sorted(change.desired.counters - had)]
+    for name, networks in change.desired.sets.items():
+        lines.append(_declare("set", name, "ipv6_addr", ",".join(sorted(networks))))
+    for name, pairs in change.desired.maps.items():
+        elements = ",".join(sorted(pairs))
+        lines.append(_declare("map", name, "ipv6_addr : interval ipv6_addr", elements))
+    return "\n".join(lines) + "\n"
+
+
+def _declare(kind: str, name: str, of: str, elements: str) -> str:
+    return (f"add {kind} {FAMILY} {TABLE} {name} "
+            f"{{ type {of}; flags interval; elements = {{ {elements} }}; }}")
+
+
+def _switch(change: Change) -> str:
+    lines = []
+    for name in _strangers(change):
+        lines += [f"flush chain {FAMILY} {TABLE} {name}", f"delete chain {FAMILY} {TABLE} {name}"]
+    for name, (kind, hook, priority) in change.desired.hooks.items():
+        lines.append(f"add chain {FAMILY} {TABLE} {name} "
+                     f"{{ type {kind} hook {hook} priority {priority}; policy accept; }}")
+        lines.append(f"flush chain {FAMILY} {TABLE} {name}")
+    for name, rules in change.desired.rules.items():
+        lines += [f'add rule {FAMILY} {TABLE} {name} {rule.text} comment "{rule.comment}"'
+                  for rule in rules]
+    return "\n".join(lines) + "\n"
+
+
+def _strangers(change: Change) -> list[str]:
+    """Chains in our table that are not ours, or not at the hook where they belong."""
+    hooks = change.observed.hooks if change.observed else {}
+    return [name for name, hook in hooks.items() if change.desired.hooks.get(name) != hook]
+
+
+def _clean(change: Change) -> str:
+    if change.observed is None:
+        return ""
+    return _deletion(change.observed, change.observed.counters - change.desired.counters)
+
+
+def _deletion(ruleset: Ruleset, counters: frozenset[str]) -> str:
+    """Delete a slot's sets and maps, and these counters."""
+    lines = [f"delete set {FAMILY} {TABLE} {name}" for name in ruleset.sets]
+    lines += [f"delete map {FAMILY} {TABLE} {name}" for name in ruleset.maps]
+    lines += [f"delete counter {FAMILY} {TABLE} {name}" for name in sorted(counters)]
+    return "\n".join(lines)
+
+
+def apply(nft: Nft, change: Change) -> None:
+    """Run the change. When the switch fails the old rules are still in force, and the fresh slot
+    is taken away again; the error says why."""
+    fill, switch, clean = transactions(change)
+    nft.run(fill, "fill the maps of table ip6 pdreactor")
+    try:
+        nft.run(switch, "switch the rules of table ip6 pdreactor")
+    except KernelError:
+        nft.run(_undo(change), "remove what was not used of table ip6 pdreactor")
+        raise
+    if clean:
+        nft.run(clean, "delete the old maps of table ip6 pdreactor")
+
+
+def _undo(change: Change) -> str:
+    if change.observed is None:
+        return remove()
+    return _deletion(change.desired, change.desired.counters - change.observed.counters)
+
+
+def remove() -> str:
+    """The transaction that leaves nothing of ours (``add`` first: 1.0.6 has no ``destroy``)."""
+    return f"add table {FAMILY} {TABLE}\ndelete table {FAMILY} {TABLE}"

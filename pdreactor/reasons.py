@@ -1,0 +1,41 @@
+"""dhcpcd's reasons (dhcpcd-run-hooks(8)) and what each means here.
+
+Imports nothing: most calls of the hook end here, before anything else of pdreactor is loaded.
+"""
+
+LEASE = "lease"  # may carry a reply
+RELEASED = "released"  # every prefix of the interface is gone
+LINK = "link"  # the state stays, but what is usable or what dhcpcd holds in the kernel may change
+NOTHING = "nothing"  # none of our business
+
+REASONS = {
+    "BOUND6": LEASE,
+    "RENEW6": LEASE,
+    "REBIND6": LEASE,
+    "REBOOT6": LEASE,
+    "DELEGATED6": LEASE,  # on the uplink itself: the reply that BOUND6 held back
+    "RELEASE6": RELEASED,
+    "EXPIRE6": LINK,  # also comes when the carrier is lost, and in 9.4.1 ten seconds after T2
+    "TIMEOUT6": LINK,  # its prefixes are those of the last reply, as old as that
+    "STOP6": LINK,
+    "STOPPED": LINK,
+    "DEPARTED": LINK,
+    "CARRIER": LINK,
+    "NOCARRIER": LINK,
+    "NOCARRIER_ROAMING": LINK,
+}
+"""What a reason means. All others are NOTHING: PREINIT, RECONFIGURE, TEST, INFORM6, ROUTERADVERT,
+STATIC6, IPv4's, and those that dhcpcd has yet to invent. A new kind of work starts with a row."""
+
+
+def kind_of(reason: str) -> str:
+    """LEASE, RELEASED, LINK or NOTHING."""
+    return REASONS.get(reason, NOTHING)
+
+
+def relevant(block: bytes) -> bool:
+    """False for a raw environment block whose reason cannot matter: the call can end at once."""
+    for entry in block.split(b"\0"):
+        if entry.startswith(b"reason="):
+            return kind_of(entry[7:].decode("ascii", "replace")) != NOTHING
+    return False
