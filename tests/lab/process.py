@@ -1,5 +1,6 @@
 """Processes of a test network: started inside a namespace, and always ended by their pid."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -104,13 +105,16 @@ class Process:
         self._popen.send_signal(number)
 
     def stop(self, timeout: float = 5.0) -> int:
-        """End it by SIGTERM, after the timeout by SIGKILL; returns the exit code."""
-        if self.running:
+        """End it by SIGTERM, after the timeout by SIGKILL; returns the exit code.
+
+        SIGTERM is repeated: dhcpcd 9.4.1 loses one that comes while its script runs.
+        """
+        deadline = time.monotonic() + timeout
+        while self.running and time.monotonic() < deadline:
             self._popen.terminate()
-        try:
-            return self._popen.wait(timeout)
-        except subprocess.TimeoutExpired:
-            return self.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return self._popen.wait(0.7)
+        return self.kill()
 
     def kill(self) -> int:
         """End it by SIGKILL at once; returns the exit code."""
