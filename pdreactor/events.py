@@ -1,6 +1,6 @@
 """dhcpcd's environment -> Event. Pure: bytes in, values out.
 
-    /proc/PID/environ -> parse_environ -> [(name, value), ...] -> relevant? -> interface_of
+    /proc/PID/environ -> reasons.relevant? -> parse_environ -> [(name, value), ...] -> interface_of
                       -> event_for(variables, uplink), once for each uplink on that interface
 
 The environment is the server's reply almost untouched (dhcpcd: src/dhcp6.c dhcp6_env,
@@ -43,6 +43,7 @@ MAX_PREFIXES = 8
 LONGEST_INTERFACE = 15  # IFNAMSIZ - 1
 
 Variables = list[tuple[str, str]]
+
 
 def reason_of(variables: Variables) -> str:
     """dhcpcd's reason; empty when there is none, which is no call of dhcpcd's."""
@@ -205,7 +206,8 @@ def _parse(item: _Item, uplink: Uplink) -> Delegation | None:
         prefix.acceptable(network, min_length=uplink.min_length, max_length=uplink.max_length)
         return Delegation(network, iaid, *_lifetimes(item), _excluded(item, network))
     except Refused as refusal:
-        raise Refused(f"{prefix.shown(item.name)[1:-1]}: {refusal}") from None
+        name = prefix.shown(item.name).replace("'", "")
+        raise Refused(f"{name}: {refusal}") from None
 
 
 # ---- the reply -------------------------------------------------------------------------------

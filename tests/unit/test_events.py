@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from pdreactor import events
+from pdreactor import events, reasons
 from pdreactor.errors import Refused
 from pdreactor.model import Event
 
@@ -48,10 +48,20 @@ def test_recorded_escapes() -> None:
     assert recorded.unescape(rb"a=1\n2\\n\xff\q") == b"a=1\n2\\n\xff\\q"
 
 
-@pytest.mark.parametrize("reason", ["", "TEST", "BOUND", "ROUTERADVERT", "BOUND66", "bound6", "\n"])
-def test_other_reasons_are_nothing(reason: str) -> None:
-    assert not events.relevant([("reason", reason), ("interface", "wan0")])
-    assert not events.relevant([("interface", "wan0")])
+@pytest.mark.parametrize(
+    "reason",
+    [b"", b"TEST", b"BOUND", b"ROUTERADVERT", b"BOUND66", b"bound6", b"\n", b"BOUND6\n", b"\xff"],
+)
+def test_other_reasons_are_nothing(reason: bytes) -> None:
+    assert not reasons.relevant(b"interface=wan0\0reason=" + reason + b"\0new_reason=BOUND6\0")
+
+
+def test_the_reason_is_the_first_one_for_everybody() -> None:
+    block = b"x_reason=1\0reason=BOUND6\0reason=TEST\0"
+    assert reasons.relevant(block)
+    assert events.reason_of(events.parse_environ(block)) == "BOUND6"
+    assert not reasons.relevant(b"x_reason=BOUND6\0reason\0")
+    assert events.reason_of([("x_reason", "BOUND6")]) == ""
 
 
 def test_no_lease_reason_no_reply() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pdreactor import events
+from pdreactor import events, reasons
 from pdreactor.model import Delegation, Event, Uplink
 
 from . import recorded
@@ -113,20 +113,20 @@ WITHOUT_OLD = {
 """9.4.1 forgets the reply before when the server does not know the binding."""
 
 WORK = {
-    "BOUND6": events.LEASE,
-    "RENEW6": events.LEASE,
-    "REBIND6": events.LEASE,
-    "REBOOT6": events.LEASE,
-    "DELEGATED6": events.LEASE,
-    "RELEASE6": events.RELEASED,
-    "EXPIRE6": events.LINK,
-    "TIMEOUT6": events.LINK,
-    "STOP6": events.LINK,
-    "STOPPED": events.LINK,
-    "DEPARTED": events.LINK,
-    "CARRIER": events.LINK,
-    "NOCARRIER": events.LINK,
-    "NOCARRIER_ROAMING": events.LINK,
+    "BOUND6": reasons.LEASE,
+    "RENEW6": reasons.LEASE,
+    "REBIND6": reasons.LEASE,
+    "REBOOT6": reasons.LEASE,
+    "DELEGATED6": reasons.LEASE,
+    "RELEASE6": reasons.RELEASED,
+    "EXPIRE6": reasons.LINK,
+    "TIMEOUT6": reasons.LINK,
+    "STOP6": reasons.LINK,
+    "STOPPED": reasons.LINK,
+    "DEPARTED": reasons.LINK,
+    "CARRIER": reasons.LINK,
+    "NOCARRIER": reasons.LINK,
+    "NOCARRIER_ROAMING": reasons.LINK,
 }
 
 
@@ -147,13 +147,14 @@ def test_the_recordings_are_there() -> None:
 
 @pytest.mark.parametrize("call", recorded.all_calls())
 def test_recording(call: str) -> None:
-    variables = events.parse_environ(recorded.block(call))
+    block = recorded.block(call)
+    variables = events.parse_environ(block)
     reason = reason_in(call)
-    kind = WORK.get(reason, events.NOTHING)
+    kind = WORK.get(reason, reasons.NOTHING)
     assert events.reason_of(variables) == reason
-    assert events.kind_of(reason) == kind
-    assert events.relevant(variables) == (kind != events.NOTHING)
-    delegations, withdrawn = (None, ()) if kind != events.LEASE else REPLIES[named(call)]
+    assert reasons.kind_of(reason) == kind
+    assert reasons.relevant(block) == (kind != reasons.NOTHING)
+    delegations, withdrawn = (None, ()) if kind != reasons.LEASE else REPLIES[named(call)]
     found = events.event_for(variables, WAN)
     interface = "lan0" if named(call) == "DELEGATED6-lan-address" else "wan0"
     assert (found.reason, found.interface) == (reason, interface)

@@ -146,3 +146,12 @@ def test_collapse_is_sorted_and_disjoint(networks: list[IPv6Network]) -> None:
     assert list(found) == sorted(found)
     assert not any(a.overlaps(b) for a in found for b in found if a is not b)
     assert all(any(one.subnet_of(whole) for whole in found) for one in networks)
+
+
+@given(st.lists(NETWORKS, max_size=6))
+def test_disjoint_has_the_same_addresses_and_merges_nothing(networks: list[IPv6Network]) -> None:
+    found = prefix.disjoint(networks)
+    assert set(found) <= set(networks)
+    assert list(found) == sorted(found)
+    assert not any(a.overlaps(b) for a in found for b in found if a is not b)
+    assert prefix.collapse(found) == prefix.collapse(networks)
