@@ -1,0 +1,136 @@
+# pdreactor: install, uninstall and test.
+
+PREFIX     = /usr/local
+SYSCONFDIR = /etc
+DESTDIR    =
+# The interpreter that the launchers name. No pip and no network are needed to install.
+PYTHON     = /usr/bin/python3
+
+SBINDIR = $(PREFIX)/sbin
+LIBDIR  = $(PREFIX)/lib/pdreactor
+MANDIR  = $(PREFIX)/share/man
+DOCDIR  = $(PREFIX)/share/doc/pdreactor
+
+# Where dhcpcd looks for hooks: /usr/lib on Debian and Arch, /lib where / and /usr are not merged.
+DHCPCD_HOOKS = $(firstword $(wildcard /usr/lib/dhcpcd/dhcpcd-hooks /usr/libexec/dhcpcd-hooks \
+	/lib/dhcpcd/dhcpcd-hooks) /usr/lib/dhcpcd/dhcpcd-hooks)
+
+# Drop-ins for dhcpcd's units: only where there is systemd. SYSTEMD=yes or SYSTEMD=no decides.
+SYSTEMD   = $(if $(wildcard /usr/lib/systemd/systemd /lib/systemd/systemd),yes,no)
+UNITS     = dhcpcd.service dhcpcd@.service
+UNITDIR   = $(SYSCONFDIR)/systemd/system
+
+SOURCES  = $(wildcard pdreactor/*.py pdreactor/*/*.py)
+PACKAGES = $(sort $(patsubst %/,%,$(dir $(SOURCES))))
+MAN8     = $(wildcard man/*.8)
+MAN5     = $(wildcard man/*.5)
+DOCS     = $(wildcard README.md CHANGELOG.md contrib/pdreactor.toml contrib/pdreactor.toml.example)
+
+PYTEST_ARGS =
+# What is repeated with the newest pyroute2, structlog and tenacity. NEWEST= leaves it out.
+NEWEST      = tests/unit tests/netns
+
+help:
+	@echo 'make install     install below $(PREFIX) (PREFIX=, DESTDIR=, SYSCONFDIR=, DHCPCD_HOOKS=)'
+	@echo 'make uninstall   remove what install put there, with the same variables'
+	@echo 'make test        prepare the machine, then all checks and tests (as root)'
+	@echo 'make setup       only prepare the machine: Debian packages, virtual environments'
+	@echo 'make lint        ruff, mypy, the man pages and the shell files'
+	@echo 'make unit        the tests that need neither root nor namespaces'
+	@echo 'make demo        see a prefix change, in private namespaces (as root)'
+	@echo 'make bench       measure (as root)'
+	@echo 'make clean       remove what the above left here, but for .cache'
+
+all: help
+
+install:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'install: $(PYTHON) is not Python 3.11 or newer; set PYTHON=' >&2; exit 1; }
+	rm -rf '$(DESTDIR)$(LIBDIR)/pdreactor'
+	set -e; for package in $(PACKAGES); do \
+		install -d "$(DESTDIR)$(LIBDIR)/$$package"; \
+		install -m 644 $$package/*.py "$(DESTDIR)$(LIBDIR)/$$package"; done
+	@# The sandbox of dhcpcd cannot write byte code later.
+	env -u PYTHONDONTWRITEBYTECODE $(PYTHON) -I -m compileall -q -s '$(DESTDIR)' \
+		'$(DESTDIR)$(LIBDIR)/pdreactor'
+	install -d '$(DESTDIR)$(SBINDIR)' '$(DESTDIR)$(DHCPCD_HOOKS)'
+	set -e; for launcher in pdreactor pdreactor-hook; do \
+		sed -e 's|@LIBDIR@|$(LIBDIR)|; 1s|/usr/bin/python3|$(PYTHON)|' contrib/bin/$$launcher \
+			>"$(DESTDIR)$(SBINDIR)/$$launcher"; \
+		chmod 755 "$(DESTDIR)$(SBINDIR)/$$launcher"; done
+	@# The hook goes last: from then on dhcpcd runs what is above. By rename, it may do so now.
+	set -e; for page in $(MAN8); do \
+		install -D -m 644 $$page "$(DESTDIR)$(MANDIR)/man8/$${page##*/}"; done
+	set -e; for page in $(MAN5); do \
+		install -D -m 644 $$page "$(DESTDIR)$(MANDIR)/man5/$${page##*/}"; done
+	set -e; for file in LICENSE $(DOCS); do \
+		install -D -m 644 $$file "$(DESTDIR)$(DOCDIR)/$${file##*/}"; done
+	set -e; [ '$(SYSTEMD)' != yes ] || for unit in $(UNITS); do \
+		install -D -m 644 contrib/systemd/dhcpcd.service.d/pdreactor.conf \
+			"$(DESTDIR)$(UNITDIR)/$$unit.d/pdreactor.conf"; done
+	sed -e 's|@SBINDIR@|$(SBINDIR)|' hooks/60-pdreactor >'$(DESTDIR)$(DHCPCD_HOOKS)/.60-pdreactor'
+	chmod 644 '$(DESTDIR)$(DHCPCD_HOOKS)/.60-pdreactor'
+	mv -f '$(DESTDIR)$(DHCPCD_HOOKS)/.60-pdreactor' '$(DESTDIR)$(DHCPCD_HOOKS)/60-pdreactor'
+ifeq ($(DESTDIR),)
+	@[ '$(SYSTEMD)' != yes ] || \
+		echo 'Now: systemctl daemon-reload, and restart dhcpcd once for its new sandbox.'
+	@[ -e /etc/pdreactor.toml ] || echo 'Now: write /etc/pdreactor.toml, see pdreactor.toml(5).'
+endif
+
+# The hook goes first, so that no event starts what is half removed. What pdreactor holds in the
+# kernel would stay there with nobody to look after it, so that goes too; the state and the
+# configuration are the user's.
+uninstall:
+	rm -f '$(DESTDIR)$(DHCPCD_HOOKS)/60-pdreactor'
+ifeq ($(DESTDIR),)
+	@if [ "$$(id -u)" = 0 ] && [ -x '$(SBINDIR)/pdreactor' ]; then \
+		'$(SBINDIR)/pdreactor' flush || \
+			echo 'uninstall: "pdreactor flush" failed; the kernel may still hold its rules' >&2; fi
+else
+	@echo 'On a running system, "pdreactor flush --forget" first removes its rules and its state.'
+endif
+	rm -f '$(DESTDIR)$(SBINDIR)/pdreactor' '$(DESTDIR)$(SBINDIR)/pdreactor-hook'
+	rm -rf '$(DESTDIR)$(LIBDIR)/pdreactor'
+	for page in $(MAN8); do rm -f "$(DESTDIR)$(MANDIR)/man8/$${page##*/}"; done
+	for page in $(MAN5); do rm -f "$(DESTDIR)$(MANDIR)/man5/$${page##*/}"; done
+	for file in LICENSE $(DOCS); do rm -f "$(DESTDIR)$(DOCDIR)/$${file##*/}"; done
+	for unit in $(UNITS); do rm -f "$(DESTDIR)$(UNITDIR)/$$unit.d/pdreactor.conf"; \
+		rmdir "$(DESTDIR)$(UNITDIR)/$$unit.d" 2>/dev/null || :; done
+	for directory in '$(LIBDIR)' '$(DOCDIR)'; do \
+		rmdir "$(DESTDIR)$$directory" 2>/dev/null || :; done
+
+setup:
+	sh tests/setup.sh
+
+lint:
+	.venv/bin/ruff check
+	.venv/bin/mypy
+	@# sh cannot lint, but a syntax error in a file that dhcpcd sources would end all its hooks.
+	sh -n hooks/60-pdreactor
+ifneq ($(MAN8)$(MAN5),)
+	mandoc -T lint -W warning $(MAN8) $(MAN5)
+endif
+
+unit:
+	.venv/bin/python -m pytest tests/unit $(PYTEST_ARGS)
+
+# The oldest supported libraries last: the line at the end is the whole suite's.
+test: setup
+	$(MAKE) --no-print-directory lint
+ifneq ($(strip $(NEWEST)),)
+	.venv-newest/bin/python -m pytest $(NEWEST) $(PYTEST_ARGS)
+endif
+	.venv/bin/python -m pytest $(PYTEST_ARGS)
+
+demo: setup
+	sh contrib/demo/demo.sh
+
+bench: setup
+	sh bench/run.sh
+
+clean:
+	rm -rf .venv .venv-newest .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	rm -f .cache/setup.stamp
+	find pdreactor tests bench -name __pycache__ -prune -exec rm -rf {} +
+
+.PHONY: help all install uninstall setup lint unit test demo bench clean
