@@ -13,6 +13,7 @@ A prefix that stops being current dooms its outbound flows, a prefix that goes d
 the pass removes doomed flows from conntrack once the new rules are in.
 """
 
+from collections.abc import Iterable
 from ipaddress import IPv6Network
 
 from . import marks
@@ -36,17 +37,21 @@ HISTORY = 50
 EMPTY = State(uplinks={})
 
 
-def after_event(state: State, event: Event, uplink: Uplink, config: Config, now: int) -> State:
+def after_event(state: State, event: Event, uplink: Uplink, config: Config, now: int,
+                on_link: Iterable[IPv6Network] = ()) -> State:
     """The state once ``event`` is known on ``uplink``; the same object when nothing changed.
 
-    Raises Refused when the prefixes cannot be told apart any more or belong to another uplink.
+    ``on_link`` are the prefixes of the uplink's own link. Raises Refused when a prefix belongs to
+    it, to another uplink or to the LAN, or when there are too many to be told apart.
     """
     if event.delegations is None and event.reason != "RELEASE6":
         return state
     before = state.uplinks.get(uplink.name) or UplinkState(_free_number(state, config))
     _refuse_foreign(state, event, uplink, config)
-    prefixes = _prefixes_after(before, event, _blocked(state, before.number), config, now)
-    return _replace(state, uplink.name, before._replace(prefixes=prefixes, refusal=None), event, now)
+    _refuse_on_link(event, tuple(on_link))
+    prefixes = _prefixes_after(before, event, _blocked(state, before), config, now)
+    after = before._replace(prefixes=prefixes, refusal=None)
+    return _replace(state, uplink.name, after, event, now)
 
 
 def after_refusal(state: State, uplink: str, reason: str, message: str, config: Config,
@@ -54,8 +59,9 @@ def after_refusal(state: State, uplink: str, reason: str, message: str, config: 
     """The state with a refusal noted; everything else stays as it was."""
     before = state.uplinks.get(uplink) or UplinkState(_free_number(state, config))
     after = before._replace(refusal=Refusal(now, reason, message))
-    history = _remember(state, Happening(now, uplink, reason, f"refused: {message}"))
-    return state._replace(uplinks={**state.uplinks, uplink: after}, history=history)
+    news = Happening(now, uplink, reason, f"refused: {message}")
+    return state._replace(uplinks={**state.uplinks, uplink: after},
+                          history=(*state.history, news)[-HISTORY:])
 
 
 def after_time(state: State, config: Config, now: int) -> State:
@@ -74,10 +80,9 @@ def after_configuration(state: State, config: Config, now: int) -> State:
     for uplink in config.uplinks:
         known = state.uplinks.get(uplink.name, UplinkState(0)).prefixes
         if uplink.prefix is not None and [p.network for p in known] != [uplink.prefix]:
-            told = (Delegation(uplink.prefix, None, None, None),)
-            told += tuple(Delegation(p.network, None, 0, 0) for p in known
-                          if p.network != uplink.prefix)
-            event = Event("static", uplink.interface, told)
+            told = Delegation(uplink.prefix, None, None, None)
+            gone = (Delegation(p.network, None, 0, 0) for p in known if p.network != uplink.prefix)
+            event = Event("static", uplink.interface, (told, *gone))
             state = after_event(state, event, uplink, config, now)
     return state
 
@@ -157,9 +162,11 @@ def _numbered(current: list[Prefix], left: list[Prefix], blocked: set[int],
     return (*numbered, *left)
 
 
-def _blocked(state: State, number: int) -> set[int]:
-    """Generations with flows that are still to be removed: taken again only as a last resort."""
-    return {stamp.generation for stamp in state.doomed if stamp.uplink == number}
+def _blocked(state: State, before: UplinkState) -> set[int]:
+    """Generations that have flows, also of a prefix that goes with this very event: they are taken
+    again only as a last resort, or those flows could not be told from the new prefix's."""
+    doomed = {stamp.generation for stamp in state.doomed if stamp.uplink == before.number}
+    return doomed | {prefix.generation for prefix in before.prefixes}
 
 
 def _free_number(state: State, config: Config) -> int:
@@ -183,14 +190,26 @@ def _refuse_foreign(state: State, event: Event, uplink: Uplink, config: Config) 
                 raise Refused(f"prefix {delegation.network} overlaps {network} of {owner}")
 
 
+def _refuse_on_link(event: Event, on_link: tuple[IPv6Network, ...]) -> None:
+    """What is delegated is not on the link towards the ISP, but for an excluded prefix (RFC 6603
+    section 3: that is what it is for)."""
+    for delegation in event.delegations or ():
+        excluded = delegation.excluded
+        for network in on_link if delegation.valid != 0 else ():
+            if excluded is not None and network.subnet_of(excluded):
+                continue
+            if network.overlaps(delegation.network):
+                raise Refused(f"prefix {delegation.network} overlaps {network}, which is on the "
+                              f"uplink's own link")
+
+
 def _replace(state: State, name: str, after: UplinkState, event: Event, now: int) -> State:
-    """Put an uplink's new state in: doom the flows that lost their prefix, remember what happened."""
+    """Put an uplink's new state in: doom flows that lost their prefix, remember what happened."""
     before = state.uplinks.get(name)
     doomed = _doomed(state, before, after)
-    history = state.history
-    for text in _differences(before, after):
-        history = _remember(state._replace(history=history), Happening(now, name, event.reason, text))
-    return state._replace(uplinks={**state.uplinks, name: after}, doomed=doomed, history=history)
+    news = [Happening(now, name, event.reason, text) for text in _differences(before, after)]
+    return state._replace(uplinks={**state.uplinks, name: after}, doomed=doomed,
+                          history=(*state.history, *news)[-HISTORY:])
 
 
 def _live(uplink: UplinkState | None) -> set[Stamp]:
@@ -216,7 +235,3 @@ def _differences(before: UplinkState | None, after: UplinkState) -> list[str]:
     lines += [f"{n} current again" for n, p in new.items()
               if p.superseded_at is None and n in old and old[n].superseded_at is not None]
     return lines + [f"{n} gone" for n in old if n not in new]
-
-
-def _remember(state: State, happening: Happening) -> tuple[Happening, ...]:
-    return (*state.history, happening)[-HISTORY:]
