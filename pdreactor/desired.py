@@ -76,7 +76,7 @@ def _serve(config: Config, uplink: Uplink, known: UplinkState, now: int,
             reason = _why_not(translation, ranked, usable)
             short[reason] = short.get(reason, 0) + 1
         served += found
-    problems += [Problem(uplink.name, f"{reason}{_times(count)}") for reason, count in short.items()]
+    problems += [Problem(uplink.name, reason + _times(count)) for reason, count in short.items()]
     return served
 
 
@@ -114,7 +114,7 @@ def _why_not(translation: Translation, ranked: list[Prefix], usable: list[Prefix
     if not ranked:
         return "no prefix has been learned yet"
     if not usable:
-        return f"{ranked[0].network} has expired and on_expire is \"withdraw\", or no uplink is left"
+        return f"{ranked[0].network} has expired, and on_expire or another uplink withdraws it"
     current = next((p for p in usable if p.superseded_at is None), None)
     if current is None:
         return "only superseded prefixes are left: new outbound flows are rejected"

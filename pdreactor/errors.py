@@ -1,4 +1,4 @@
-"""One tree of errors. A class carries its policy: the exit code (sysexits.h) and whether to retry."""
+"""One tree of errors. A class carries its policy: exit code (sysexits.h) and whether to retry."""
 
 EX_OK = 0
 EX_USAGE = 64

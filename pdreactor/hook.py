@@ -14,7 +14,7 @@ USAGE = "usage: pdreactor-hook [--environ FILE]   (dhcpcd's script; see pdreacto
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run as ``pdreactor-hook``; returns the exit code. Nothing but one line ever reaches stderr."""
+    """Run as ``pdreactor-hook``; returns the exit code. At most one line reaches stderr."""
     arguments = sys.argv[1:] if argv is None else argv
     if arguments[:1] == ["--environ"] and len(arguments) == 2:
         return hook(arguments[1])

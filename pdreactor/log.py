@@ -60,7 +60,7 @@ def _logger() -> Any:
     import structlog
 
     renderer: Any = structlog.processors.KeyValueRenderer(key_order=["level", "event"])
-    processors = [structlog.processors.add_log_level]
+    processors: list[Any] = [structlog.processors.add_log_level]
     if _Settings.json:
         processors.append(structlog.processors.TimeStamper(fmt="iso", utc=True))
         renderer = structlog.processors.JSONRenderer(default=str)

@@ -123,7 +123,7 @@ class Prefix(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """The last value that was refused on an uplink: dhcpcd drops exit codes, ``status`` shows it."""
+    """The last value refused on an uplink: dhcpcd drops exit codes, so ``status`` shows it."""
 
     at: int
     reason: str  # the event
@@ -161,7 +161,7 @@ class State(NamedTuple):
     uplinks: dict[str, UplinkState]
     doomed: tuple[Stamp, ...] = ()
     history: tuple[Happening, ...] = ()
-    applied: dict[str, tuple[IPv6Network, ...]] = {}  # what on_change was last told, by uplink
+    applied: tuple[tuple[str, tuple[IPv6Network, ...]], ...] = ()  # (uplink, what on_change knows)
 
 
 # ---- desired: what the kernel should hold ----------------------------------------------------

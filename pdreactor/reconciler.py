@@ -8,17 +8,21 @@ for; routes, conntrack, log and commands come after it, and so do their imports.
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from ipaddress import IPv6Network
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from . import events, log, state, transition
 from .config import load as load_config
 from .desired import MAIN_TABLE, desired
 from .errors import KernelError, PdreactorError, Refused
-from .kernel.link import links
+from .kernel.link import links, on_link
 from .kernel.nft import Nft
 from .model import Config, Desired, Event, State, Uplink
 from .nat import nftables
+
+if TYPE_CHECKING:
+    from .report import View
 
 CONFIG = "/etc/pdreactor.toml"
 STATE_WAIT = 10.0
@@ -51,12 +55,12 @@ def react(block: bytes, config_path: str | None, state_dir: str | None) -> None:
     refused = None
     for uplink in uplinks:
         if uplink.prefix is None:
-            refused = _learn(config, uplink, events.reason_of(variables),
-                             lambda uplink=uplink: events.event_for(variables, uplink)) or refused
+            parse = partial(events.event_for, variables, uplink)
+            refused = _learn(config, uplink, events.reason_of(variables), parse) or refused
+    if uplinks and not (refused and len(uplinks) == 1):
+        reconcile(config, events.reason_of(variables))
     if refused:
         raise refused
-    if uplinks:
-        reconcile(config, events.reason_of(variables))
 
 
 def tell(config: Config, uplink: Uplink, event: Event) -> None:
@@ -83,13 +87,14 @@ def _learn(config: Config, uplink: Uplink, reason: str,
     """Put an event into the state; a refusal is remembered there, and returned."""
     now = int(time.time())
     try:
-        known = event()
-        update(config, lambda before: transition.after_event(before, known, uplink, config, now))
+        known, near = event(), on_link(uplink.interface)
+        update(config, lambda before: transition.after_event(
+            before, known, uplink, config, now, near))
     except Refused as refused:
-        text = f"uplink {uplink.name}: {refused}"
+        message = str(refused)
         update(config, lambda before: transition.after_refusal(
-            before, uplink.name, reason, str(refused), config, now))
-        return Refused(f"{text}; nothing was changed")
+            before, uplink.name, reason, message, config, now))
+        return Refused(f"uplink {uplink.name}: {message}; nothing was changed")
     return None
 
 
@@ -202,15 +207,16 @@ def _tell_applied(config: Config, known: State, wanted: Desired) -> list[dict[st
     applied = {u.name: tuple(sorted({lane.delegated for lane in wanted.nat.lanes
                                      if lane.uplink == u.name and lane.outbound}))
                for u in config.uplinks}
-    if applied == {name: known.applied.get(name, ()) for name in applied}:
+    before = dict(known.applied)
+    if applied == {name: before.get(name, ()) for name in applied}:
         return []
-    update(config, lambda s: s._replace(applied=applied))
+    update(config, lambda s: s._replace(applied=tuple(applied.items())))
     return [{
         "PDREACTOR_UPLINK": uplink.name,
         "PDREACTOR_INTERFACE": uplink.interface,
         "PDREACTOR_PREFIX": " ".join(map(str, applied[uplink.name])),
-        "PDREACTOR_OLD_PREFIX": " ".join(map(str, known.applied.get(uplink.name, ()))),
-    } for uplink in config.uplinks if applied[uplink.name] != known.applied.get(uplink.name, ())]
+        "PDREACTOR_OLD_PREFIX": " ".join(map(str, before.get(uplink.name, ()))),
+    } for uplink in config.uplinks if applied[uplink.name] != before.get(uplink.name, ())]
 
 
 def _run_commands(config: Config, reason: str, told: list[dict[str, str]]) -> None:
@@ -230,20 +236,11 @@ def _run_commands(config: Config, reason: str, told: list[dict[str, str]]) -> No
 # ---- looking without touching ------------------------------------------------------------------
 
 
-class View(NamedTuple):
-    """What is, what should be, and what a pass would change."""
-
-    known: State
-    wanted: Desired
-    observed: nftables.Ruleset | None
-    pending: tuple[str, ...]
-    damage: str
-
-
-def look(config: Config) -> View:
+def look(config: Config) -> "View":
     """What ``plan`` and ``status`` show. Writes nothing, to the kernel or to the disk."""
     from . import routing
     from .kernel.rtnl import Rtnl
+    from .report import View
 
     before, damage = state.load(config.state_dir, keep=True)
     known = current(before, config)
@@ -272,6 +269,6 @@ def flush(config: Config, *, forget: bool) -> None:
             routing.apply(rtnl, change, config.protocol)
         conntrack.remove_all(known, config.ct_mark_mask)
         if not forget:
-            update(config, lambda s: s._replace(doomed=(), applied={}))
+            update(config, lambda s: s._replace(doomed=(), applied=()))
             return
     state.forget(config.state_dir)

@@ -5,14 +5,32 @@ infinite, points in time are seconds since the epoch.
 """
 
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
-from .model import Config, Prefix, Serving, Translation, Uplink, UplinkState
-from .nat.nftables import translated
-from .reconciler import View
+from .model import (
+    Config,
+    Desired,
+    Prefix,
+    Serving,
+    State,
+    Translation,
+    Uplink,
+    UplinkState,
+)
+from .nat.nftables import Ruleset, translated
 
 MOST_LINES = 40
 """Translations that ``status`` prints for people; ``--json`` has all."""
+
+
+class View(NamedTuple):
+    """What is, what should be, and what a pass would change."""
+
+    known: State
+    wanted: Desired
+    observed: Ruleset | None
+    pending: tuple[str, ...]
+    damage: str
 
 
 def status(config: Config, view: View, now: int) -> dict[str, Any]:
@@ -20,7 +38,7 @@ def status(config: Config, view: View, now: int) -> dict[str, Any]:
     kernel = translated(view.observed)
     serving: dict[tuple[int, str], list[Serving]] = {}
     for one in view.wanted.serving:
-        serving.setdefault((int(one.translation.internal.network_address), one.uplink), []).append(one)
+        serving.setdefault(_where(one.translation, one.uplink), []).append(one)
     problems = [{"uplink": p.uplink, "message": p.message} for p in view.wanted.problems]
     translations = [_translation(t, serving, kernel) for t in config.translations]
     wrong = [view.damage] if view.damage else []
@@ -71,14 +89,18 @@ def _left(until: int | None, now: int) -> int | None:
 
 def _translation(translation: Translation, serving: dict[tuple[int, str], list[Serving]],
                  kernel: dict[str, frozenset[str]]) -> dict[str, Any]:
-    start = int(translation.internal.network_address)
-    uplinks = [_by_uplink(name, [s for s in serving.get((start, name), ())
+    uplinks = [_by_uplink(name, [s for s in serving.get(_where(translation, name), ())
                                  if s.translation == translation], kernel)
                for name in translation.uplinks]
     return {"internal": str(translation.internal), "mode": translation.mode, "uplinks": uplinks}
 
 
-def _by_uplink(name: str, served: list[Serving], kernel: dict[str, frozenset[str]]) -> dict[str, Any]:
+def _where(translation: Translation, uplink: str) -> tuple[int, str]:
+    return int(translation.internal.network_address), uplink
+
+
+def _by_uplink(name: str, served: list[Serving],
+               kernel: dict[str, frozenset[str]]) -> dict[str, Any]:
     out = [pair for one in served if one.outbound for pair in one.pairs]
     into = [pair for one in served if not one.outbound and one.translation.inbound
             for pair in one.pairs]

@@ -5,6 +5,7 @@ Layout on disk, below ``state_dir``::
     state.json           the state, format 1; replaced by rename, never written in place
     state.lock           held while an event is written (short)
     pass.lock            held while the kernel is changed (longer): an event never waits for it
+    state.json.old       the state before: what counts when state.json turns out damaged
     state.json.damaged   the last file that could not be read, set aside
 
 A file is replaced by: temporary file beside it, fsync, rename, fsync of the directory (rename(2),
@@ -37,8 +38,9 @@ class Lock:
 
     def __enter__(self) -> None:
         _make_directory(os.path.dirname(self.path))
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            self.fd = os.open(self.path, flags, 0o600)
         except OSError as exc:
             raise _error("open the lock", self.path, exc) from exc
         deadline = time.monotonic() + self.timeout
@@ -64,28 +66,52 @@ class Lock:
 def load(directory: str, *, keep: bool = False) -> tuple[State, str]:
     """The state of ``directory`` and, when its file was damaged, a line that says so.
 
-    A damaged file is set aside (unless ``keep``) and an empty state returned; a missing one is an
-    empty state.
-    Raises StateError when the file cannot be read or was written by a newer pdreactor.
+    A damaged file is set aside (unless ``keep``) and the state before it is taken; a missing one
+    is an empty state. Raises StateError when the file cannot be read or is of a newer pdreactor.
     """
     path = os.path.join(directory, FILE)
     try:
-        with open(path, "rb") as file:
-            raw = file.read(LIMIT + 1)
+        return decode(_read(path)), ""
     except (FileNotFoundError, NotADirectoryError):
         return State({}), ""
     except OSError as exc:
         raise _error("read", path, exc) from exc
+    except DAMAGE as exc:
+        known, what = _before(path)
+        return known, f"{path} is damaged ({exc!r}): {what}{'' if keep else _set_aside(path)}"
+
+
+DAMAGE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What decode() raises for a text that is no state."""
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(LIMIT + 1)
+
+
+def _before(path: str) -> tuple[State, str]:
+    """The state before the damaged one, and words for it."""
     try:
-        return decode(raw), ""
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
-        return State({}), f"{path} is damaged ({exc!r})" if keep else _set_aside(path, exc)
+        return decode(_read(f"{path}.old")), "the state before it is used"
+    except (OSError, *DAMAGE):
+        return State({}), "nothing is known until the next lease event (dhcpcd -N asks for one)"
 
 
 def save(directory: str, state: State) -> None:
     """Replace the state file. Raises StateError; the old file is whole in that case."""
     path = os.path.join(directory, FILE)
+    _keep(path)
     replace_file(path, encode(state))
+
+
+def _keep(path: str) -> None:
+    """Give the file that is about to be replaced a second name."""
+    _remove(f"{path}.old")
+    try:
+        os.link(path, f"{path}.old")
+    except OSError:
+        pass  # the first save, or a file system without links
 
 
 def replace_file(path: str, content: bytes, mode: int = 0o600) -> None:
@@ -134,7 +160,7 @@ def encode(state: State) -> bytes:
         "uplinks": {name: _uplink_out(uplink) for name, uplink in state.uplinks.items()},
         "doomed": [list(stamp) for stamp in state.doomed],
         "history": [happening._asdict() for happening in state.history],
-        "applied": {name: [str(n) for n in networks] for name, networks in state.applied.items()},
+        "applied": {name: [str(n) for n in networks] for name, networks in state.applied},
     }
     return json.dumps(document, indent=1).encode() + b"\n"
 
@@ -146,23 +172,27 @@ def decode(raw: bytes) -> State:
         raise ValueError(f"larger than {LIMIT} bytes")
     document = json.loads(raw)
     if _number(document["format"]) > FORMAT:
-        raise StateError(f"{FILE} is of format {document['format']}, this pdreactor knows {FORMAT}: "
-                         f"install the newer version again, or start anew with flush --forget")
+        raise StateError(f"{FILE} is of format {document['format']}, this pdreactor knows {FORMAT}:"
+                         f" install the newer version again, or start anew with flush --forget")
     uplinks = {str(name): _uplink_in(entry) for name, entry in document["uplinks"].items()}
     if len({u.number for u in uplinks.values()}) != len(uplinks):
         raise ValueError("two uplinks have one number")
     doomed = tuple(Stamp(_number(u), _number(g), bool(i)) for u, g, i in document["doomed"])
     history = tuple(_happening_in(entry) for entry in document["history"])
-    applied = {str(name): tuple(_network(n) for n in networks)
-               for name, networks in document["applied"].items()}
+    applied = tuple((str(name), tuple(_network(n) for n in networks))
+                    for name, networks in document["applied"].items())
     return State(uplinks, doomed, history, applied)
 
 
 def _uplink_out(uplink: UplinkState) -> dict[str, Any]:
-    prefixes = [p._asdict() | {"network": str(p.network), "excluded": p.excluded and str(p.excluded)}
-                for p in uplink.prefixes]
     refusal = uplink.refusal and uplink.refusal._asdict()
+    prefixes = [_prefix_out(prefix) for prefix in uplink.prefixes]
     return {"number": uplink.number, "prefixes": prefixes, "refusal": refusal}
+
+
+def _prefix_out(prefix: Prefix) -> dict[str, Any]:
+    excluded = prefix.excluded and str(prefix.excluded)
+    return prefix._asdict() | {"network": str(prefix.network), "excluded": excluded}
 
 
 def _uplink_in(entry: dict[str, Any]) -> UplinkState:
@@ -218,14 +248,12 @@ def _maybe(value: Any) -> int | None:
 # ---- files -----------------------------------------------------------------------------------
 
 
-def _set_aside(path: str, exc: Exception) -> str:
-    aside = path + ".damaged"
+def _set_aside(path: str) -> str:
     try:
-        os.replace(path, aside)
+        os.replace(path, f"{path}.damaged")
     except OSError as problem:
-        return f"{path} is damaged ({exc!r}) and could not be set aside ({problem.strerror})"
-    return (f"{path} was damaged ({exc!r}): set aside as {aside}; "
-            f"the next lease event brings the prefix back, dhcpcd -N asks for one")
+        return f"; it could not be set aside ({problem.strerror})"
+    return f"; it was set aside as {path}.damaged"
 
 
 def _make_directory(directory: str) -> None:

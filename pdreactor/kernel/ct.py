@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
-from .rtnl import explained  # first: it explains a missing pyroute2
 from .retry import persistently
+from .rtnl import explained  # first: it explains a missing pyroute2
 
 from pyroute2.netlink.exceptions import NetlinkError  # isort: skip
 from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple, NFCTSocket  # isort: skip

@@ -7,6 +7,7 @@ import fcntl
 import socket
 import struct
 from collections.abc import Iterable
+from ipaddress import IPv6Network
 
 SIOCGIFFLAGS = 0x8913
 IFF_UP = 0x1
@@ -25,4 +26,16 @@ def links(names: Iterable[str]) -> dict[str, bool]:
             except OSError:
                 continue  # ENODEV
             found[name] = flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING
+    return found
+
+
+def on_link(interface: str) -> list[IPv6Network]:
+    """The prefixes that are on an interface's link by its addresses (/proc/net/if_inet6), without
+    link-local ones and single addresses."""
+    found = []
+    with open("/proc/net/if_inet6", encoding="ascii") as file:
+        for address, _, length, _, _, name in map(str.split, file):
+            network = IPv6Network((bytes.fromhex(address), int(length, 16)), strict=False)
+            if name == interface and not network.is_link_local and network.prefixlen < 128:
+                found.append(network)
     return found

@@ -19,7 +19,7 @@ ABSENT = os.strerror(errno.ENOENT)
 
 
 class Nft:
-    """One libnftables context. Raises BackendMissing when the binding or its library is not there."""
+    """One libnftables context. Raises BackendMissing without the binding or its library."""
 
     def __init__(self) -> None:
         try:

@@ -42,7 +42,7 @@ CHAINS: dict[str, Hook] = {
 
 
 class Rule(NamedTuple):
-    """One rule; ``comment`` says what it is for and identifies it. ``text`` is empty if observed."""
+    """One rule; its comment says what it is for and identifies it. Observed, it has no text."""
 
     comment: str
     text: str = ""
