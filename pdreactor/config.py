@@ -420,7 +420,7 @@ def _range(network: IPv6Network) -> tuple[int, int]:
 def _sweep(spans: list[tuple[int, int, str]], what: str, mistakes: list[str]) -> None:
     """Sorted by start, a span overlaps an earlier one if it starts before the last end so far."""
     end, holder = -1, ""
-    for first, last, text in sorted(spans):
+    for first, last, text in sorted(spans, key=lambda span: span[0]):
         if first <= end:
             mistakes.append(f"{text}: overlaps {holder} {what}")
         if last > end:
