@@ -1,0 +1,476 @@
+"""Packets through the translation: out, in, around, and the ones that may not leave."""
+
+from collections.abc import Iterable
+from ipaddress import IPv6Network
+
+import pytest
+
+from tests.lab import SERVER, Lab
+
+from .pd import (
+    FAR,
+    ISP,
+    OLD,
+    OLD_A,
+    OLD_B,
+    A,
+    B,
+    Echo,
+    Router,
+    ask,
+    config,
+    ping,
+    reaches,
+)
+
+REJECTED = "fd5e:ed00:1234::1: Destination unreachable: Unknown code 5"
+MEGABYTE = 1_000_000
+
+
+@pytest.fixture
+def translated(router: Router) -> Router:
+    """A router that has learned its prefix."""
+    router.set(OLD)
+    return router
+
+
+# ---- out and in ------------------------------------------------------------------------------
+
+
+def test_lan_hosts_leave_with_the_delegated_prefix(lab: Lab, translated: Router) -> None:
+    echo = Echo(lab, "isp")
+    assert reaches(lab, "a", SERVER)
+    assert ask(lab, "a", "udp", SERVER) == ask(lab, "b", "tcp", SERVER) == "same"
+    assert echo.sources() == {OLD_A, OLD_B}
+    assert lab.count().leaked == 0
+
+
+def test_the_world_reaches_lan_hosts_by_their_external_addresses(
+    lab: Lab, translated: Router
+) -> None:
+    echo = Echo(lab, "a")
+    assert reaches(lab, "isp", OLD_A) and reaches(lab, "isp", OLD_B)
+    assert ask(lab, "isp", "udp", OLD_A) == ask(lab, "isp", "tcp", OLD_A) == "same"
+    assert echo.sources() == {ISP}
+    assert lab.count().leaked == 0
+
+
+@pytest.mark.parametrize(("client", "server", "target"), [("a", "isp", SERVER), ("isp", "a", OLD_A)])
+def test_a_megabyte_passes_both_ways(
+    lab: Lab, translated: Router, client: str, server: str, target: str
+) -> None:
+    Echo(lab, server)
+    assert ask(lab, client, "tcp", target, MEGABYTE) == "same"
+    assert ask(lab, client, "udp", target, 50_000) == "same"
+
+
+def test_source_ports_are_kept(lab: Lab, translated: Router) -> None:
+    echo = Echo(lab, "isp", SERVER)
+    assert ask(lab, "a", "udp", SERVER, source=30001) == "same"
+    assert ask(lab, "b", "udp", SERVER, source=30001) == "same"
+    assert ask(lab, "a", "tcp", SERVER, source=30002) == "same"
+    assert echo.peers() == [(OLD_A, 30001), (OLD_B, 30001), (OLD_A, 30002)]
+
+
+# ---- ICMPv6 errors ---------------------------------------------------------------------------
+
+
+def far(lab: Lab) -> None:
+    """One more link, behind the ISP."""
+    lab.run("isp", ["ip", "link", "add", "far", "type", "veth", "peer", "name", "farther"])
+    for interface in ("far", "farther"):
+        lab.run("isp", ["ip", "link", "set", interface, "up"])
+    lab.run("isp", ["ip", "-6", "route", "add", FAR, "dev", "far"])
+
+
+def test_a_hop_that_ends_is_reported_to_the_lan_host(lab: Lab, translated: Router) -> None:
+    far(lab)
+    assert ping(lab, "a", FAR, "-t2") == f"{ISP}: Time exceeded: Hop limit"
+    assert ping(lab, "a", FAR, "-t1") == "fd5e:ed00:1234::1: Time exceeded: Hop limit"
+
+
+def test_an_address_that_nobody_has_is_reported_to_the_lan_host(
+    lab: Lab, translated: Router
+) -> None:
+    assert ping(lab, "a", FAR).startswith(f"{ISP}: Destination unreachable")
+
+
+def narrow(lab: Lab, machine: str, interface: str) -> None:
+    """Less than Ethernet's MTU."""
+    lab.run(machine, ["ip", "link", "set", interface, "mtu", "1300"])
+
+
+def learned_mtu(lab: Lab, host: str, target: str) -> bool:
+    """True when path MTU discovery has told the host of the narrow link."""
+    route = lab.run(host, ["ip", "-6", "route", "get", target]).stdout
+    return "mtu 1300" in route
+
+
+def test_a_lan_host_learns_the_path_mtu_from_a_far_router(lab: Lab, translated: Router) -> None:
+    far(lab)
+    narrow(lab, "isp", "far")
+    assert ping(lab, "a", FAR, "-s1400", "-Mdo") == f"{ISP}: Packet too big: mtu=1300"
+    assert learned_mtu(lab, "a", FAR)
+
+
+def test_a_far_host_learns_the_path_mtu_into_the_lan(lab: Lab, translated: Router) -> None:
+    narrow(lab, "router", "lan0")
+    Echo(lab, "a")
+    assert ask(lab, "isp", "tcp", OLD_A, MEGABYTE) == "same"
+    assert learned_mtu(lab, "isp", OLD_A)
+
+
+def test_a_lan_host_learns_the_mtu_of_the_uplink(lab: Lab, translated: Router) -> None:
+    narrow(lab, "router", "eth0")
+    assert ping(lab, "a", SERVER, "-s1400", "-Mdo").endswith("Packet too big: mtu=1300")
+    assert learned_mtu(lab, "a", SERVER)
+
+
+# ---- hairpin ---------------------------------------------------------------------------------
+
+
+def test_lan_hosts_reach_each_other_by_external_addresses(lab: Lab, translated: Router) -> None:
+    echo = Echo(lab, "b")
+    assert reaches(lab, "a", OLD_B)
+    assert ask(lab, "a", "tcp", OLD_B, MEGABYTE) == ask(lab, "a", "udp", OLD_B) == "same"
+    assert echo.sources() == {OLD_A}
+
+
+def test_a_lan_host_reaches_itself_by_its_external_address(lab: Lab, translated: Router) -> None:
+    echo = Echo(lab, "a")
+    assert reaches(lab, "a", OLD_A)
+    assert ask(lab, "a", "tcp", OLD_A) == ask(lab, "a", "udp", OLD_A) == "same"
+    assert echo.sources() == {OLD_A}
+
+
+def test_the_router_reaches_lan_hosts_by_external_addresses(lab: Lab, translated: Router) -> None:
+    Echo(lab, "a")
+    assert translated.routes("type", "unreachable", "exact", OLD)
+    assert reaches(lab, "router", OLD_A) and reaches(lab, "router", OLD_B)
+    assert ask(lab, "router", "tcp", OLD_A, MEGABYTE) == ask(lab, "router", "udp", OLD_A) == "same"
+
+
+def test_the_router_reaches_lan_hosts_beside_dhcpcds_route(lab: Lab, router: Router) -> None:
+    router.run("ip", "-6", "route", "add", "unreachable", OLD, "proto", "dhcp")
+    router.set(OLD)
+    assert reaches(lab, "router", OLD_A)
+
+
+MARKS = """
+table inet marks {
+    chain pre { type filter hook prerouting priority mangle; meta mark set 0x0fffffff; }
+    chain post { type filter hook postrouting priority mangle; meta mark set 0x0fffffff; }
+    chain out { type route hook output priority mangle; meta mark set 0x0fffffff; }
+}
+"""
+
+
+def test_packet_marks_of_others_do_not_break_hairpin(lab: Lab, translated: Router) -> None:
+    lab.nft("router", MARKS)
+    echo = Echo(lab, "b")
+    assert ask(lab, "a", "tcp", OLD_B) == "same"
+    assert reaches(lab, "router", OLD_B) and reaches(lab, "a", SERVER)
+    assert echo.sources() == {OLD_A}
+
+
+def test_hairpin_can_be_switched_off(lab: Lab, router: Router) -> None:
+    router.configure(config("hairpin = false"))
+    router.set(OLD)
+    assert not reaches(lab, "a", OLD_B) and not reaches(lab, "router", OLD_B)
+    assert reaches(lab, "isp", OLD_B) and reaches(lab, "a", SERVER)
+
+
+def test_the_routers_own_address_inside_the_delegation_stays_its_own(
+    lab: Lab, translated: Router
+) -> None:
+    own = OLD_B  # the worst case: translated, it would be a LAN host's
+    echo = Echo(lab, "router")
+    translated.run("ip", "addr", "add", f"{own}/128", "dev", "eth0", "nodad")
+    lab.run("b", ["ip", "link", "set", "eth0", "down"])
+    assert reaches(lab, "isp", own) and reaches(lab, "a", own) and reaches(lab, "router", own)
+    assert ask(lab, "isp", "tcp", own) == ask(lab, "a", "tcp", own) == "same"
+    assert echo.sources() == {ISP, A}
+
+
+def test_internal_addresses_work_as_without_translation(lab: Lab, translated: Router) -> None:
+    echo = Echo(lab, "b")
+    assert ask(lab, "a", "tcp", B) == "same"
+    assert reaches(lab, "router", B) and reaches(lab, "a", "fd5e:ed00:1234::1")
+    assert echo.sources() == {A}
+
+
+# ---- the guard -------------------------------------------------------------------------------
+
+
+def seen_at_isp(lab: Lab) -> bool:
+    """True when anything of a flow or a ping with an internal source came out of the uplink."""
+    return lab.count().leaked > 0
+
+
+def test_without_a_prefix_lan_hosts_are_told_at_once(lab: Lab, router: Router) -> None:
+    router.pd("restore")
+    assert ping(lab, "a", SERVER) == ping(lab, "a", FAR) == REJECTED
+    assert ask(lab, "a", "tcp", SERVER) == "failed: Permission denied"
+    assert not seen_at_isp(lab)
+
+
+def test_a_prefix_that_is_gone_leaves_nothing_untranslated(lab: Lab, translated: Router) -> None:
+    assert reaches(lab, "a", SERVER)
+    translated.pd("unset", "wan")
+    assert ping(lab, "a", SERVER) == REJECTED
+    assert not reaches(lab, "isp", OLD_A)
+    assert not seen_at_isp(lab)
+
+
+def test_the_guard_can_be_switched_off(lab: Lab, router: Router) -> None:
+    text = config() + "[firewall]\nguard = false\n"
+    router.configure(text)
+    router.pd("restore")
+    assert not reaches(lab, "a", SERVER)
+    assert seen_at_isp(lab)
+    router.set(OLD)
+    assert reaches(lab, "a", SERVER)
+
+
+def test_a_link_that_is_down_rejects_and_comes_back(lab: Lab, translated: Router) -> None:
+    lab.sysctl("isp", "net.ipv6.conf.wan.keep_addr_on_down", 1)
+    lab.run("isp", ["ip", "link", "set", "wan", "down"])
+    translated.hook("NOCARRIER")
+    assert ping(lab, "a", SERVER) == REJECTED
+    assert "has no carrier" in translated.pd("status", code=1).stdout
+    lab.run("isp", ["ip", "link", "set", "wan", "up"])
+    lab.isp_route(OLD)
+    carrier = lab.path("router", "/sys/class/net/eth0/carrier")
+    lab.wait(lambda: carrier.read_text() == "1\n", 5, "carrier")
+    assert ping(lab, "a", SERVER) == REJECTED
+    translated.hook("CARRIER")
+    lab.wait(lambda: reaches(lab, "a", SERVER), 5, "the uplink to be in use again")
+    assert not seen_at_isp(lab)
+
+
+def test_bypassed_destinations_are_reached_untranslated(lab: Lab, router: Router) -> None:
+    router.configure(config(uplink='bypass = ["fd00:cafe::/32"]'))
+    router.set(OLD)
+    remote = "fd00:cafe::1"
+    lab.run("isp", ["ip", "addr", "add", f"{remote}/128", "dev", "lo", "nodad"])
+    lab.isp_route("fd5e:ed00:1234::/58")
+    echo = Echo(lab, "isp")
+    assert ask(lab, "a", "tcp", remote) == "same"
+    assert echo.sources() == {A}
+    router.pd("unset", "wan")
+    assert ask(lab, "a", "tcp", remote) == "same"
+    assert ping(lab, "a", SERVER) == REJECTED
+
+
+def test_the_router_talks_ula_with_its_upstream(lab: Lab, router: Router) -> None:
+    upstream = "fd00:feed::"
+    lab.run("isp", ["ip", "addr", "add", f"{upstream}1/64", "dev", "wan", "nodad"])
+    router.run("ip", "addr", "add", f"{upstream}2/64", "dev", "eth0", "nodad")
+    echo = Echo(lab, "isp")
+    router.pd("restore")
+    assert ask(lab, "router", "udp", f"{upstream}1") == "same"
+    router.set(OLD)
+    assert ask(lab, "router", "tcp", f"{upstream}1") == "same"
+    assert echo.sources() == {f"{upstream}2"}
+
+
+def test_link_local_traffic_is_left_alone(lab: Lab, translated: Router) -> None:
+    address = lab.run("isp", ["ip", "-6", "-br", "addr", "show", "dev", "wan", "scope", "link"])
+    local = address.stdout.split()[2].split("/")[0]
+    assert ping(lab, "router", f"{local}%eth0") == f"answered by {local}%eth0"
+    assert ping(lab, "router", "ff02::1%eth0").startswith("answered by fe80::")
+
+
+def test_the_router_itself_leaves_with_its_own_address(lab: Lab, translated: Router) -> None:
+    echo = Echo(lab, "isp", SERVER)
+    assert ask(lab, "router", "udp", SERVER) == "same"
+    assert echo.sources() == {"2001:db8:ffff::2"}
+
+
+# ---- inbound = false ---------------------------------------------------------------------------
+
+
+def test_without_inbound_nothing_comes_in_by_itself(lab: Lab, router: Router) -> None:
+    router.configure(config("inbound = false"))
+    router.set(OLD)
+    Echo(lab, "a")
+    assert not reaches(lab, "isp", OLD_A)
+    assert ask(lab, "isp", "tcp", OLD_A).startswith("failed")
+
+
+def test_without_inbound_answers_and_hairpin_pass(lab: Lab, router: Router) -> None:
+    router.configure(config("inbound = false"))
+    router.set(OLD)
+    outside, inside = Echo(lab, "isp", SERVER), Echo(lab, "b")
+    assert ask(lab, "a", "tcp", SERVER, MEGABYTE) == ask(lab, "a", "udp", SERVER) == "same"
+    assert ask(lab, "a", "tcp", OLD_B) == "same"
+    assert reaches(lab, "router", OLD_B)
+    assert outside.sources() == inside.sources() == {OLD_A}
+
+
+# ---- slices and many translations ------------------------------------------------------------
+
+
+def test_a_slice_of_a_larger_delegation(lab: Lab, router: Router) -> None:
+    router.configure(config("subnet = 2"))
+    router.set("2001:db8:4000::/56")
+    external = "2001:db8:4000:80::2"
+    echo = Echo(lab, "isp", SERVER)
+    assert ask(lab, "a", "udp", SERVER) == "same"
+    assert echo.sources() == {external}
+    assert reaches(lab, "isp", external) and reaches(lab, "a", "2001:db8:4000:81::2")
+    assert not reaches(lab, "isp", OLD_A)
+    assert router.routes("type", "unreachable", "exact", "2001:db8:4000::/56")
+
+
+def test_a_slice_that_is_not_there_is_refused(lab: Lab, router: Router) -> None:
+    router.configure(config("subnet = 2"))
+    router.set(OLD)
+    assert "has no subnet 2" in router.pd("status", code=1).stdout
+    assert ping(lab, "a", SERVER) == REJECTED
+
+
+def test_a_short_delegation_is_refused(lab: Lab, router: Router) -> None:
+    router.set("2001:db8:4000::/64")
+    assert "is smaller than internal" in router.pd("status", code=1).stdout
+    assert ping(lab, "a", SERVER) == ping(lab, "b", SERVER).replace(":1::1", "::1") == REJECTED
+    assert not seen_at_isp(lab)
+
+
+def test_a_short_delegation_serves_the_lowest_part(lab: Lab, router: Router) -> None:
+    router.configure(config('on_short = "partial"'))
+    router.set("2001:db8:4000::/64")
+    assert reaches(lab, "a", SERVER) and reaches(lab, "isp", OLD_A)
+    assert ping(lab, "b", SERVER) == REJECTED.replace("::1:", ":1::1:")
+    assert not seen_at_isp(lab)
+
+
+def per_lan(number: int) -> Iterable[IPv6Network]:
+    """That many /64 from the beginning of the internal prefix on."""
+    base = int(IPv6Network("fd5e:ed00:1234::/48").network_address)
+    return (IPv6Network((base + (n << 64), 64)) for n in range(number))
+
+
+def test_two_hundred_translations(lab: Lab, router: Router) -> None:
+    blocks = [
+        f'[[translation]]\nuplink = "wan"\ninternal = "{net}"\nsubnet = {200 - n}\n'
+        for n, net in enumerate(per_lan(200))
+    ]
+    router.configure('[uplink.wan]\ninterface = "eth0"\n' + "\n".join(blocks))
+    router.set("2001:db8:4000::/48")
+    echo = Echo(lab, "isp", SERVER)
+    assert ask(lab, "a", "udp", SERVER) == ask(lab, "b", "udp", SERVER) == "same"
+    assert echo.sources() == {"2001:db8:4000:c8::2", "2001:db8:4000:c7::2"}
+    assert reaches(lab, "isp", "2001:db8:4000:c8::2") and reaches(lab, "a", "2001:db8:4000:c7::2")
+    router.set("2001:db8:8000::/48")
+    assert ask(lab, "a", "udp", SERVER) == "same"
+    assert "2001:db8:8000:c8::2" in echo.sources()
+    assert lab.count().leaked == 0
+    with router.unwritten():
+        router.pd("restore")
+
+
+@pytest.mark.parametrize(
+    ("second", "why"),
+    [
+        ('internal = "fd5e:ed00:1234:20::/60"\nsubnet = 1', "overlap"),
+        ('internal = "fd5e:ed00:ffff::/58"', "subnet"),
+    ],
+)
+def test_overlapping_translations_are_a_mistake(router: Router, second: str, why: str) -> None:
+    router.configure(config() + f'[[translation]]\nuplink = "wan"\n{second}\n')
+    said = router.pd("check", code=78)
+    assert why in said.stdout + said.stderr
+    router.pd("restore", code=78)
+
+
+def test_the_excluded_prefix_is_not_translated(lab: Lab, router: Router) -> None:
+    variables = {
+        "new_dhcp6_ia_pd1_prefix1": "2001:db8:4000::",
+        "new_dhcp6_ia_pd1_prefix1_length": "58",
+        "new_dhcp6_ia_pd1_prefix1_pltime": "500",
+        "new_dhcp6_ia_pd1_prefix1_vltime": "1000",
+        "new_dhcp6_ia_pd1_iaid": "00000001",
+        "new_dhcp6_ia_pd1_prefix1_pd_exclude_prefix_len": "64",
+        "new_dhcp6_ia_pd1_prefix1_pd_exclude_subnetID": "04",
+    }
+    router.hook("BOUND6", variables)
+    assert reaches(lab, "a", SERVER) and reaches(lab, "isp", OLD_A)
+    assert not reaches(lab, "isp", OLD_B)
+    assert ping(lab, "b", SERVER) == REJECTED.replace("::1:", ":1::1:")
+    assert not seen_at_isp(lab)
+
+
+# ---- unreachable route -----------------------------------------------------------------------
+
+NOBODY = "2001:db8:4000:30::99"
+CROSSINGS = """
+table ip6 crossings {
+    counter passes { }
+    chain c {
+        type filter hook prerouting priority raw;
+        iifname "eth0" ip6 daddr 2001:db8:4000::/56 counter name passes
+    }
+}
+"""
+
+
+def crossings(lab: Lab) -> int:
+    """How often a packet to the delegation came over the wire."""
+    text = lab.run("router", ["nft", "list", "counter", "ip6", "crossings", "passes"]).stdout
+    return int(text.split("packets ")[1].split()[0])
+
+
+@pytest.mark.parametrize("keys", ["", "inbound = false", "hairpin = false"])
+def test_an_unassigned_address_crosses_the_wire_once(lab: Lab, router: Router, keys: str) -> None:
+    router.configure(config(keys))
+    router.set("2001:db8:4000::/56")
+    lab.nft("router", CROSSINGS)
+    assert "unreachable" in ping(lab, "isp", "2001:db8:4000:f0::99").lower()
+    assert crossings(lab) == 1
+
+
+def test_dhcpcds_unreachable_route_is_kept_and_not_doubled(lab: Lab, router: Router) -> None:
+    theirs = ("unreachable", OLD, "dev", "lo", "proto", "dhcp", "metric", "1024")
+    router.run("ip", "-6", "route", "add", *theirs)
+    router.set(OLD)
+    here = router.routes("exact", OLD, "type", "unreachable")
+    assert len(here) == 1 and "proto dhcp" in here[0]
+    router.run("ip", "-6", "route", "del", *theirs)
+    router.pd("restore")
+    here = router.routes("exact", OLD, "type", "unreachable")
+    assert len(here) == 1 and "proto 157" in here[0]
+    router.run("ip", "-6", "route", "add", *theirs)
+    router.pd("flush")
+    here = router.routes("exact", OLD, "type", "unreachable")
+    assert len(here) == 1 and "proto dhcp" in here[0]
+
+
+def test_flush_takes_our_routes_and_rules_only(lab: Lab, router: Router) -> None:
+    router.run("ip", "-6", "route", "add", "unreachable", "2001:db8:7777::/48")
+    router.run("ip", "-6", "rule", "add", "to", "2001:db8:7777::/48", "lookup", "77")
+    routes, rules = router.routes(), router.run("ip", "-6", "rule")
+    router.set(OLD)
+    assert router.routes() != routes and router.run("ip", "-6", "rule") != rules
+    router.pd("flush")
+    assert router.routes() == routes and router.run("ip", "-6", "rule") == rules
+    assert router.ours() == ""
+
+
+# ---- IPsec -----------------------------------------------------------------------------------
+
+
+def test_packets_for_an_ipsec_tunnel_are_not_translated(lab: Lab, translated: Router) -> None:
+    remote, source = "fd00:5ec::1", "fd5e:ed00:1234::/58"
+    ends = ("src", "2001:db8:ffff::2", "dst", ISP)
+    policy = ["ip", "xfrm", "policy", "add", "src", source, "dst", "fd00:5ec::/64", "dir", "out"]
+    template = ["tmpl", *ends, "proto", "esp", "mode", "tunnel", "level", "use"]
+    done = lab.run("router", [*policy, *template], check=False)
+    if done.returncode:
+        pytest.skip(f"this kernel has no IPsec policies: {done.stderr.strip()}")
+    lab.run("isp", ["ip", "addr", "add", f"{remote}/128", "dev", "lo", "nodad"])
+    lab.isp_route(source)
+    echo = Echo(lab, "isp")
+    assert ask(lab, "a", "udp", SERVER) == "same"
+    assert ask(lab, "a", "udp", remote) == "same"
+    assert echo.sources() == {OLD_A, A}
