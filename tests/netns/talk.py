@@ -4,7 +4,7 @@
     talk.py ask PROTOCOL TARGET PORT BYTES [SOURCE_PORT]
                                                 send, compare the echo, print "same" or what failed
     talk.py hold TARGET PORT                    a TCP connection that says something all the time;
-                                                prints "open", then how it ended
+                                                prints "open", each answer, and how it ended
 """
 
 import select
@@ -97,6 +97,7 @@ def hold(target: str, port: str) -> str:
                 client.sendall(b"word")
                 if not client.recv(100):
                     return "closed"
+                print("word", flush=True)
             except OSError as error:
                 return f"ended: {error.strerror or error}"
             time.sleep(WORD)
