@@ -38,7 +38,7 @@ help:
 	@echo 'make lint        ruff, mypy, the man pages and the shell files'
 	@echo 'make unit        the tests that need neither root nor namespaces'
 	@echo 'make demo        see a prefix change, in private namespaces (as root)'
-	@echo 'make bench       measure (as root)'
+	@echo 'make bench       measure (as root; BENCH_ARGS="--peer SCRIPT" compares)'
 	@echo 'make clean       remove what the above left here, but for .cache'
 
 all: help
@@ -122,11 +122,13 @@ ifneq ($(strip $(NEWEST)),)
 endif
 	.venv/bin/python -m pytest $(PYTEST_ARGS)
 
-demo: setup
-	sh contrib/demo/demo.sh
+demo:
+	@mkdir -p .cache; echo 'Preparing this machine (the first time this takes a minute or two) ...'
+	@sh tests/setup.sh >.cache/setup.log 2>&1 || { cat .cache/setup.log >&2; exit 1; }
+	@$(PYTHON) contrib/demo/demo.py
 
 bench: setup
-	sh bench/run.sh
+	$(PYTHON) bench/run $(BENCH_ARGS)
 
 clean:
 	rm -rf .venv .venv-newest .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
