@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterator
+from ipaddress import IPv6Network
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from pdreactor.events import MAX_BLOCK, MAX_PREFIXES
 from pdreactor.nat.nftables import CHAINS, render
 from pdreactor.reasons import REASONS
 
-from .values import CONFIG, NOW, P1, P2, after, reply, told
+from .values import CONFIG, LAN, NOW, P1, P2, WAN, WAN2, after, config, reply, told
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -118,11 +119,16 @@ def test_each_chain_is_in_the_table(chain: str) -> None:
     assert f"{chain} Ta {kind} Ta {hook} Ta {priority}\n" in MAN8.replace("\\-", "-")
 
 
-def test_each_kind_of_map_and_set_is_in_the_table() -> None:
-    known = after(reply(*told(P1), reason="BOUND6"))
-    table = render(desired(CONFIG, known, {}, NOW).nat)
+def test_each_kind_of_map_and_set_is_in_the_table_and_no_other() -> None:
+    lan, other = LAN._replace(hairpin=False), LAN._replace(
+        internal=IPv6Network("fd5e:ed00:1234:100::/60"), subnet=1, inbound=False)
+    wan = WAN._replace(bypass=(IPv6Network("fd99::/48"),))
+    none = other._replace(internal=IPv6Network("fd5e:ed00:1234:200::/60"), subnet=9)
+    all_of_it = config(lan, other, none, uplinks=(wan, WAN2))
+    known = after(reply(*told(P1), reason="BOUND6"), config=all_of_it)
+    table = render(desired(all_of_it, known, {"wan0": True}, NOW).nat)
     kinds = {name.partition("-")[0] for name in (*table.sets, *table.maps)}
-    assert kinds <= set(re.findall(r"\.It (\w+)-[A-Z]", section(MAN8, "IN THE KERNEL")))
+    assert kinds == set(re.findall(r"\.It (\w+)-[A-Z]", section(MAN8, "IN THE KERNEL")))
 
 
 @pytest.mark.parametrize("number", ["157", "15700", "2147483647", "0x0ff00000"])
@@ -159,8 +165,7 @@ def test_configurations_in_the_documents_have_no_mistakes(document: str) -> None
     assert blocks
     for indent, block in blocks:
         lines = [line.removeprefix(indent) for line in block.splitlines()]
-        config = parse("\n".join(lines).split("\nEND")[0], "document")
-        assert config.translations
+        assert parse("\n".join(lines).split("\nEND")[0], "document").translations
 
 
 # ---- all pages -----------------------------------------------------------------------------------
