@@ -139,8 +139,8 @@ def test_a_refusal_is_shown_by_status(lab: Lab, installed: Router, dhcpcd_conf: 
 
 def test_other_hooks_run_as_if_ours_were_not_there(lab: Lab, installed: Router) -> None:
     report = "set >/run/shell-$reason.after\n"
-    lab.write("router", f"{HOOK_DIRECTORY}/59-before", report.replace("after", "before"))
-    lab.write("router", f"{HOOK_DIRECTORY}/61-after", report)
+    lab.write("router", f"{HOOK_DIRECTORY}/60-pa-before", report.replace("after", "before"))
+    lab.write("router", f"{HOOK_DIRECTORY}/60-pe-after", report)
     lab.start_kea(Pool())
     lab.start_dhcpcd(CONF)
     has(installed, old="current")
