@@ -24,7 +24,7 @@ SOURCES  = $(wildcard pdreactor/*.py pdreactor/*/*.py)
 PACKAGES = $(sort $(patsubst %/,%,$(dir $(SOURCES))))
 MAN8     = $(wildcard man/*.8)
 MAN5     = $(wildcard man/*.5)
-DOCS     = $(wildcard README.md CHANGELOG.md contrib/pdreactor.toml contrib/pdreactor.toml.example)
+DOCS     = $(wildcard README.md CHANGELOG.md contrib/*.toml)
 
 PYTEST_ARGS =
 # What is repeated with the newest pyroute2, structlog and tenacity. NEWEST= leaves it out.
@@ -46,19 +46,21 @@ all: help
 install:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo 'install: $(PYTHON) is not Python 3.11 or newer; set PYTHON=' >&2; exit 1; }
-	rm -rf '$(DESTDIR)$(LIBDIR)/pdreactor'
+	@# Beside the old one, then changed places: an event that comes meanwhile is not lost.
+	rm -rf '$(DESTDIR)$(LIBDIR)/new' '$(DESTDIR)$(LIBDIR)/old'
 	set -e; for package in $(PACKAGES); do \
-		install -d "$(DESTDIR)$(LIBDIR)/$$package"; \
-		install -m 644 $$package/*.py "$(DESTDIR)$(LIBDIR)/$$package"; done
+		install -d "$(DESTDIR)$(LIBDIR)/new/$$package"; \
+		install -m 644 $$package/*.py "$(DESTDIR)$(LIBDIR)/new/$$package"; done
 	@# The sandbox of dhcpcd cannot write byte code later.
-	env -u PYTHONDONTWRITEBYTECODE $(PYTHON) -I -m compileall -q -s '$(DESTDIR)' \
-		'$(DESTDIR)$(LIBDIR)/pdreactor'
+	env -u PYTHONDONTWRITEBYTECODE $(PYTHON) -I -m compileall -q \
+		-s '$(DESTDIR)$(LIBDIR)/new' -p '$(LIBDIR)' '$(DESTDIR)$(LIBDIR)/new/pdreactor'
+	set -e; cd '$(DESTDIR)$(LIBDIR)'; [ ! -e pdreactor ] || mv pdreactor old; \
+		mv new/pdreactor pdreactor; rm -rf new old
 	install -d '$(DESTDIR)$(SBINDIR)' '$(DESTDIR)$(DHCPCD_HOOKS)'
 	set -e; for launcher in pdreactor pdreactor-hook; do \
 		sed -e 's|@LIBDIR@|$(LIBDIR)|; 1s|/usr/bin/python3|$(PYTHON)|' contrib/bin/$$launcher \
 			>"$(DESTDIR)$(SBINDIR)/$$launcher"; \
 		chmod 755 "$(DESTDIR)$(SBINDIR)/$$launcher"; done
-	@# The hook goes last: from then on dhcpcd runs what is above. By rename, it may do so now.
 	set -e; for page in $(MAN8); do \
 		install -D -m 644 $$page "$(DESTDIR)$(MANDIR)/man8/$${page##*/}"; done
 	set -e; for page in $(MAN5); do \
@@ -68,6 +70,7 @@ install:
 	set -e; [ '$(SYSTEMD)' != yes ] || for unit in $(UNITS); do \
 		install -D -m 644 contrib/systemd/dhcpcd.service.d/pdreactor.conf \
 			"$(DESTDIR)$(UNITDIR)/$$unit.d/pdreactor.conf"; done
+	@# The hook goes last, and by rename: dhcpcd may be reading it now. It passes dot files over.
 	sed -e 's|@SBINDIR@|$(SBINDIR)|' hooks/60-pdreactor >'$(DESTDIR)$(DHCPCD_HOOKS)/.60-pdreactor'
 	chmod 644 '$(DESTDIR)$(DHCPCD_HOOKS)/.60-pdreactor'
 	mv -f '$(DESTDIR)$(DHCPCD_HOOKS)/.60-pdreactor' '$(DESTDIR)$(DHCPCD_HOOKS)/60-pdreactor'
@@ -78,14 +81,15 @@ ifeq ($(DESTDIR),)
 endif
 
 # The hook goes first, so that no event starts what is half removed. What pdreactor holds in the
-# kernel would stay there with nobody to look after it, so that goes too; the state and the
-# configuration are the user's.
+# kernel would stay there with nobody to look after it, so that goes too, and with it what was
+# learned. The configuration is the user's and stays.
 uninstall:
 	rm -f '$(DESTDIR)$(DHCPCD_HOOKS)/60-pdreactor'
 ifeq ($(DESTDIR),)
 	@if [ "$$(id -u)" = 0 ] && [ -x '$(SBINDIR)/pdreactor' ]; then \
-		'$(SBINDIR)/pdreactor' flush || \
+		'$(SBINDIR)/pdreactor' flush --forget || \
 			echo 'uninstall: "pdreactor flush" failed; the kernel may still hold its rules' >&2; fi
+	rmdir /var/lib/pdreactor 2>/dev/null || :
 else
 	@echo 'On a running system, "pdreactor flush --forget" first removes its rules and its state.'
 endif
@@ -96,7 +100,7 @@ endif
 	for file in LICENSE $(DOCS); do rm -f "$(DESTDIR)$(DOCDIR)/$${file##*/}"; done
 	for unit in $(UNITS); do rm -f "$(DESTDIR)$(UNITDIR)/$$unit.d/pdreactor.conf"; \
 		rmdir "$(DESTDIR)$(UNITDIR)/$$unit.d" 2>/dev/null || :; done
-	for directory in '$(LIBDIR)' '$(DOCDIR)'; do \
+	for directory in '$(LIBDIR)' '$(DOCDIR)' '$(MANDIR)/man8' '$(MANDIR)/man5'; do \
 		rmdir "$(DESTDIR)$$directory" 2>/dev/null || :; done
 
 setup:
