@@ -1,0 +1,104 @@
+"""NAT scenarios: a configuration, what happened, and the ``Nat`` that follows from them."""
+
+from collections.abc import Mapping
+
+from pdreactor import transition
+from pdreactor.desired import desired
+from pdreactor.model import Config, Event, Nat, Translation, Uplink
+from pdreactor.nat import nftables
+
+from .values import CONFIG, LAN, NOW, P1, P2, WAN, WAN2, N, after, config, reply, told
+
+UP = {"wan0": True, "wan1": True}
+NEXT = Translation(("wan",), N("fd5e:ed00:1234:40::/58"), subnet=1)
+P56 = N("2001:db8:4000::/56")
+LATER = NOW + 100
+BOTH = (LAN._replace(uplinks=("wan", "wan2")),)
+
+
+def nat(config: Config, *events: Event, links: Mapping[str, bool] = UP, now: int = NOW,
+        second: Event | None = None) -> Nat:
+    """What the kernel should hold after these events on wan, and one on wan2."""
+    known = after(*events, config=config)
+    if second:
+        known = after(second, state=known, uplink=WAN2, config=config)
+    known = transition.after_time(known, config, now)
+    return desired(config, known, links, now).nat
+
+
+def one(translation: Translation, *events: Event, uplink: Uplink = WAN, **rest) -> Nat:
+    return nat(config(translation, uplinks=(uplink,)), *events, **rest)
+
+
+FIRST = reply(*told(P1))
+SECOND = reply(*told(P2))
+LARGE = reply(*told(P56))
+WITHDRAW = LAN._replace(on_expire="withdraw")
+TWO_UPLINKS = config(*BOTH, uplinks=(WAN, WAN2))
+
+SCENARIOS: dict[str, Nat] = {
+    "no-prefix-yet": nat(CONFIG),
+    "first-prefix": nat(CONFIG, FIRST),
+    "prefix-changed": nat(CONFIG, FIRST, SECOND),
+    "prefix-changed-back": nat(CONFIG, FIRST, SECOND, FIRST),
+    "old-prefix-over": nat(CONFIG, FIRST, reply(*told(P2, valid=600)), now=LATER),
+    "taken-back": nat(CONFIG, FIRST, reply(*told(P1, valid=0, preferred=0))),
+    "expired-but-kept": nat(CONFIG, FIRST, now=LATER),
+    "expired-and-withdrawn": one(WITHDRAW, FIRST, now=LATER),
+    "delegation-too-short": nat(CONFIG, reply(*told("2001:db8:4000::/60"))),
+    "delegation-too-short-partial": one(LAN._replace(on_short="partial"),
+                                        reply(*told("2001:db8:4000::/60"))),
+    "third-slice-of-a-56": one(LAN._replace(subnet=3), LARGE),
+    "several-translations": nat(config(LAN, NEXT), LARGE),
+    "one-of-two-translations-served": nat(config(LAN, NEXT), FIRST),
+    "excluded-prefix": one(LAN, reply(*told(P1, excluded="2001:db8:4000:3f::/64"))),
+    "inbound-off": one(LAN._replace(inbound=False), FIRST),
+    "hairpin-off": one(LAN._replace(hairpin=False), FIRST),
+    "inbound-and-hairpin-off": one(LAN._replace(inbound=False, hairpin=False), FIRST, SECOND),
+    "guard-off": nat(CONFIG._replace(guard=False), FIRST),
+    "guard-off-no-prefix-yet": nat(CONFIG._replace(guard=False)),
+    "bypass": one(LAN, FIRST, uplink=WAN._replace(bypass=(N("fd00:1::/48"), N("fd00:2::1/128")))),
+    "two-uplinks": nat(TWO_UPLINKS, FIRST, second=SECOND),
+    "two-uplinks-one-without-prefix": nat(TWO_UPLINKS, FIRST),
+    "two-uplinks-expired": nat(TWO_UPLINKS, FIRST, second=reply(*told(P2, valid=600)), now=LATER),
+    "two-uplinks-one-interface": nat(
+        config(*BOTH, uplinks=(WAN._replace(iaid=1), WAN2._replace(interface="wan0", iaid=2))),
+        FIRST, second=SECOND),
+    "link-down": nat(CONFIG, FIRST, links={"wan0": False}),
+    "link-not-there": nat(CONFIG, FIRST, links={}),
+    "other-mark": nat(CONFIG._replace(ct_mark_mask=0xF0), FIRST),
+    "host-routes": one(LAN._replace(internal=N("fd5e:ed00:1234::1/128")), reply(
+        *told("2001:db8:4000::7/128"))),
+}
+
+CHANGES: dict[str, str] = {
+    "prefix-changed": "first-prefix",
+    "prefix-changed-back": "prefix-changed",
+    "old-prefix-over": "prefix-changed",
+    "taken-back": "first-prefix",
+    "expired-and-withdrawn": "first-prefix",
+    "link-down": "first-prefix",
+}
+"""Scenarios whose golden text is the change from another one; all others begin with no table."""
+
+
+def as_observed(ruleset: nftables.Ruleset) -> nftables.Ruleset:
+    """What observe() makes of a table once it is in the kernel."""
+    rules = {chain: tuple(nftables.Rule(r.comment) for r in rules)
+             for chain, rules in ruleset.rules.items()}
+    return ruleset._replace(rules=rules)
+
+
+def table(name: str, slot: int = 1) -> nftables.Ruleset:
+    """The table of a scenario, as observed."""
+    return as_observed(nftables.place(nftables.render(SCENARIOS[name]), slot))
+
+
+def change(name: str) -> nftables.Change:
+    """The change of a scenario's golden text."""
+    observed = table(CHANGES[name]) if name in CHANGES else None
+    found = nftables.plan(SCENARIOS[name], observed)
+    assert found is not None
+    return found
+
+
