@@ -209,6 +209,17 @@ def test_internals_that_overlap_on_an_uplink_are_found() -> None:
     )
 
 
+def test_an_overlap_is_found_behind_another_one() -> None:
+    inner = translation(internal='"fd00:0:0:1::/64"', subnet="1")
+    later = translation(internal='"fd00:0:0:9::/64"', subnet="2")
+    found = mistakes(WAN + translation(internal='"fd00::/56"', subnet="9") + inner + later)
+    assert [line.partition(" ")[0] for line in found] == [
+        "translation[1].internal",
+        "translation[2].internal",
+    ]
+    assert all("overlaps translation[0].internal" in line for line in found)
+
+
 def test_slices_of_different_length_that_overlap_are_found() -> None:
     # subnet 1 of /60 is 16..31 of /64
     large = translation(internal='"fd01::/60"', subnet="1")
@@ -322,7 +333,7 @@ shaped = st.fixed_dictionaries(
 @given(document=sections | shaped)
 def test_no_document_raises_anything_but_a_configuration_error(document: dict[str, Any]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(config.tomllib, "loads", lambda text: document)
+        patch.setattr(tomllib, "loads", lambda text: document)
         try:
             config.parse("", "p")
         except ConfigError as exc:
