@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pdreactor import __version__, cli, errors, report, transition
+from pdreactor import __version__, cli, errors, report, state, transition
 from pdreactor.config import KNOWN, parse
 from pdreactor.desired import desired
 from pdreactor.events import MAX_BLOCK, MAX_PREFIXES
@@ -134,6 +134,13 @@ def test_each_kind_of_map_and_set_is_in_the_table_and_no_other() -> None:
 @pytest.mark.parametrize("number", ["157", "15700", "2147483647", "0x0ff00000"])
 def test_the_numbers_in_the_kernel_are_described(number: str) -> None:
     assert number in section(MAN8, "IN THE KERNEL")
+
+
+def test_each_file_of_the_state_directory_is_described() -> None:
+    layout = re.findall(r"(?m)^    (\S+)  ", state.__doc__ or "")
+    assert "state.json" in layout
+    described = re.findall(r"\.It Pa /var/lib/pdreactor/(\S+)", section(MAN8, "FILES"))
+    assert sorted(described) == sorted(layout)
 
 
 # ---- pdreactor.toml(5) -------------------------------------------------------------------------
