@@ -24,7 +24,7 @@ SOURCES  = $(wildcard pdreactor/*.py pdreactor/*/*.py)
 PACKAGES = $(sort $(patsubst %/,%,$(dir $(SOURCES))))
 MAN8     = $(wildcard man/*.8)
 MAN5     = $(wildcard man/*.5)
-DOCS     = $(wildcard README.md CHANGELOG.md contrib/*.toml)
+DOCS     = $(wildcard README.md CHANGELOG.md contrib/*.example)
 
 PYTEST_ARGS =
 # What is repeated with the newest pyroute2, structlog and tenacity. NEWEST= leaves it out.
