@@ -112,7 +112,7 @@ def _pairs(translation: Translation, prefix: Prefix) -> tuple[Pair, ...]:
 
 def _why_not(translation: Translation, ranked: list[Prefix], usable: list[Prefix]) -> str:
     if not ranked:
-        return "no prefix has been learned yet"
+        return "there is no prefix (none was learned yet, or it was taken back)"
     if not usable:
         return f"{ranked[0].network} has expired, and on_expire or another uplink withdraws it"
     current = next((p for p in usable if p.superseded_at is None), None)

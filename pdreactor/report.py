@@ -145,11 +145,11 @@ def _prefix_line(prefix: dict[str, Any]) -> str:
     line = f"{prefix['prefix']} {prefix['state']}, since {when(prefix['since'])}"
     line += f" ({prefix['event']} {when(prefix['updated'])})"
     if prefix["state"] == "current":
-        return (f"{line}, preferred {duration(prefix['preferred_left'])}, "
-                f"valid {duration(prefix['valid_left'])}")
+        return (f"{line}, preferred {forlong(prefix['preferred_left'])}, "
+                f"valid {forlong(prefix['valid_left'])}")
     if prefix["state"] == "superseded":
-        return f"{line}, replaced {when(prefix['superseded'])}, inbound for " \
-               f"{duration(prefix['valid_left'])}"
+        return (f"{line}, replaced {when(prefix['superseded'])}, served inbound "
+                f"{forlong(prefix['valid_left'])}")
     return f"{line}, kept until a new one comes"
 
 
@@ -174,10 +174,13 @@ def when(moment: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
 
 
-def duration(seconds: int | None) -> str:
+def forlong(seconds: int | None) -> str:
+    """How long something lasts, for people; None is for ever."""
+    return "for ever" if seconds is None else f"for {duration(seconds)}"
+
+
+def duration(seconds: int) -> str:
     """Seconds for people: the two largest units."""
-    if seconds is None:
-        return "for ever"
     days, rest = divmod(seconds, 86400)
     hours, rest = divmod(rest, 3600)
     minutes, rest = divmod(rest, 60)
