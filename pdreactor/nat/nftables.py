@@ -60,6 +60,7 @@ class Ruleset(NamedTuple):
     counters: frozenset[str]
     hooks: dict[str, Hook]
     rules: dict[str, tuple[Rule, ...]]
+    flags: bool = False  # somebody set flags on the table: "dormant" switches it off
 
 
 NOTHING = Ruleset({}, {}, frozenset(), {}, {})
@@ -218,10 +219,12 @@ def observe(nft: Nft) -> Ruleset | None:
 def read(objects: list[dict[str, Any]]) -> Ruleset:
     """A Ruleset from libnftables-json(5) objects."""
     seen = Ruleset({}, {}, frozenset(), {}, {})
-    counters = set()
+    counters, flags = set(), False
     for one in objects:
         (kind, body), *_ = one.items()
-        if kind == "set":
+        if kind == "table":
+            flags = "flags" in body  # nft 1.0.6 prints garbage as their names
+        elif kind == "set":
             seen.sets[body["name"]] = frozenset(map(_text, body.get("elem", ())))
         elif kind == "map":
             elements = [f"{_text(key)} : {_text(data)}" for key, data in body.get("elem", ())]
@@ -234,7 +237,7 @@ def read(objects: list[dict[str, Any]]) -> Ruleset:
         elif kind == "rule":
             rule = Rule(body.get("comment", ""))
             seen.rules[body["chain"]] = (*seen.rules.get(body["chain"], ()), rule)
-    return seen._replace(counters=frozenset(counters))
+    return seen._replace(counters=frozenset(counters), flags=flags)
 
 
 def _hook(body: dict[str, Any]) -> Hook:
@@ -281,6 +284,7 @@ def same(desired: Ruleset, observed: Ruleset) -> bool:
     comments = {chain: tuple(Rule(r.comment) for r in rules) for chain, rules in
                 desired.rules.items()}
     return (comments == observed.rules and desired.hooks == observed.hooks
+            and desired.flags == observed.flags
             and desired.counters <= observed.counters
             and desired.sets == observed.sets and desired.maps == observed.maps)
 
@@ -343,9 +347,7 @@ def _declare(kind: str, name: str, of: str, elements: str) -> str:
 
 
 def _switch(change: Change) -> str:
-    lines = []
-    for name in _strangers(change):
-        lines += [f"flush chain {FAMILY} {TABLE} {name}", f"delete chain {FAMILY} {TABLE} {name}"]
+    lines = _without_strangers(change)
     for name, (kind, hook, priority) in change.desired.hooks.items():
         lines.append(f"add chain {FAMILY} {TABLE} {name} "
                      f"{{ type {kind} hook {hook} priority {priority}; policy accept; }}")
@@ -354,6 +356,16 @@ def _switch(change: Change) -> str:
         lines += [f'add rule {FAMILY} {TABLE} {name} {rule.text} comment "{rule.comment}"'
                   for rule in rules]
     return "\n".join(lines) + "\n"
+
+
+def _without_strangers(change: Change) -> list[str]:
+    """Delete the strangers; before that whatever may refer to them, rules and verdict maps."""
+    observed, strangers = change.observed, _strangers(change)
+    if observed is None or not strangers:
+        return []
+    return [*(f"flush chain {FAMILY} {TABLE} {name}" for name in observed.hooks),
+            *_deletion(observed, frozenset()).splitlines(),
+            *(f"delete chain {FAMILY} {TABLE} {name}" for name in strangers)]
 
 
 def _strangers(change: Change) -> list[str]:
@@ -365,7 +377,8 @@ def _strangers(change: Change) -> list[str]:
 def _clean(change: Change) -> str:
     if change.observed is None:
         return ""
-    return _deletion(change.observed, change.observed.counters - change.desired.counters)
+    rest = NOTHING if _strangers(change) else change.observed  # the switch took them already
+    return _deletion(rest, change.observed.counters - change.desired.counters)
 
 
 def _deletion(ruleset: Ruleset, counters: frozenset[str]) -> str:

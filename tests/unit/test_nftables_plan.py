@@ -74,6 +74,7 @@ EDITS: dict[str, Callable[[Ruleset], Ruleset]] = {
         maps=t.maps | {"in-wan-0.1": t.maps["in-wan-0.1"] | {"2001:db8::/64 : fd00::/64"}}),
     "element swapped": lambda t: t._replace(
         maps=t.maps | {"in-wan-0.1": frozenset(["2001:db8:4000::/58 : fd00::/58"])}),
+    "dormant": lambda t: t._replace(flags=True),
     "counter gone": lambda t: t._replace(counters=frozenset()),
     "set of a stranger": lambda t: t._replace(sets=t.sets | {"mine": frozenset(["::1/128"])}),
     "set of another slot": lambda t: t._replace(sets=t.sets | {"from-wan-0.9": frozenset()}),
@@ -143,6 +144,20 @@ BY_HAND = {
     "chain added": "add chain ip6 pdreactor mine",
     "chain added with rules": "add chain ip6 pdreactor mine { type filter hook input priority 0; }"
                               "; add rule ip6 pdreactor mine counter drop",
+    "jump to a chain added": "add chain ip6 pdreactor mine; "
+                             "insert rule ip6 pdreactor guard jump mine",
+    "chains added that jump": "add chain ip6 pdreactor a; add chain ip6 pdreactor b; "
+                              "add rule ip6 pdreactor a jump b",
+    "jump through a verdict map":
+        "add chain ip6 pdreactor a; add map ip6 pdreactor mine "
+        "{ type ipv6_addr : verdict; elements = { ::1 : jump a }; }; "
+        "add rule ip6 pdreactor guard ip6 saddr vmap @mine",
+    "base chain made a plain one":
+        "flush chain ip6 pdreactor forward; delete chain ip6 pdreactor forward; "
+        "add chain ip6 pdreactor forward; add rule ip6 pdreactor guard jump forward",
+    "rule with a set of a stranger": "add set ip6 pdreactor mine { type ipv6_addr; }; "
+                                     "insert rule ip6 pdreactor guard ip6 saddr @mine accept",
+    "switched off": "add table ip6 pdreactor { flags dormant; }",
     "policy": "add chain ip6 pdreactor forward { policy drop; }",
     "chain gone": "flush chain ip6 pdreactor guard; delete chain ip6 pdreactor guard",
     "other priority": "flush chain ip6 pdreactor guard; delete chain ip6 pdreactor guard; "
