@@ -1,0 +1,195 @@
+"""The import table: who may import whom, one home for each foreign package, the hook's budget."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .box import ROOT, block, network
+from .namespace import needs_root
+
+PACKAGE = ROOT / "pdreactor"
+VALUES = {"errors", "model", "reasons"}
+KERNEL = {f"kernel.{p.stem}" for p in (PACKAGE / "kernel").glob("*.py") if p.stem != "__init__"}
+
+ALLOWED: dict[str, set[str]] = {
+    # pure rooms
+    "errors": set(),
+    "reasons": set(),
+    "model": set(),
+    "marks": {"model"},
+    "prefix": {"errors", "model"},
+    "events": {"errors", "model", "prefix", "reasons"},
+    "transition": {"errors", "marks", "model"},
+    "keys": {"errors", "model", "prefix", "marks"},
+    "config": {"errors", "keys", "marks", "model", "prefix"},
+    "desired": {"model", "prefix", "marks"},
+    # files and lines
+    "state": {"errors", "model"},
+    "log": set(),
+    "legacy": {"errors", "model", "prefix", "transition"},
+    # a room for each kind of thing in the kernel: observe, diff, apply
+    "nat": set(),
+    "nat.nftables": {"errors", "kernel.nft", "marks", "model"},
+    "routing": {"kernel.rtnl", "model"},
+    "conntrack": {"kernel.ct", "marks", "model"},
+    "report": {"model", "nat.nftables"},
+    # the only orchestrator, and what calls it
+    "reconciler": {"config", "conntrack", "desired", "errors", "events", "kernel.link",
+                   "kernel.nft", "kernel.process", "kernel.rtnl", "legacy", "log", "model",
+                   "nat.nftables", "report", "routing", "state", "transition"},
+    "hook": {"errors", "log", "reasons", "reconciler"},
+    "cli": {"", "errors", "hook", "log", "model", "prefix", "reconciler", "report"},
+    "": set(),
+    "kernel": set(),
+    **{name: {"errors", "kernel.retry", "kernel.rtnl", "model"} for name in KERNEL},
+}
+"""room -> the rooms that it may import, also inside a function. "" is pdreactor itself."""
+
+PURE = {"errors", "reasons", "model", "marks", "prefix", "events", "transition", "keys", "config",
+        "desired"}
+IMPURE = {"os", "socket", "fcntl", "subprocess", "time", "select", "signal", "threading",
+          "logging", "ctypes", "urllib", "shutil", "pathlib", "syslog", "random"}
+
+HOMES = {"nftables": "kernel.", "pyroute2": "kernel.", "subprocess": "kernel.",
+         "tenacity": "kernel.", "structlog": "log", "syslog": "log"}
+"""package -> the only rooms that import it, by the beginning of their name."""
+
+
+def rooms() -> dict[str, Path]:
+    return {room_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def room_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(room: str, path: Path) -> Iterator[str]:
+    """Absolute names of all imports of a room, wherever they stand."""
+    package = room if path.stem == "__init__" else room.rpartition(".")[0]
+    base = ["pdreactor", *(package.split(".") if package else [])]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = base[: len(base) - node.level + 1] if node.level else []
+            module = ".".join([*start, *([node.module] if node.module else [])])
+            for alias in node.names:
+                inner = f"{module}.{alias.name}"
+                known = inner.partition(".")[2] in rooms() and inner.startswith("pdreactor.")
+                yield inner if known else module
+
+
+def inside(room: str, path: Path) -> set[str]:
+    names = {name for name in imports(room, path) if name.split(".")[0] == "pdreactor"}
+    return {name.partition(".")[2] for name in names}
+
+
+def outside(room: str, path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imports(room, path)} - {"pdreactor"}
+
+
+def test_every_room_is_in_the_table() -> None:
+    assert set(rooms()) <= set(ALLOWED)
+
+
+@pytest.mark.parametrize("room", rooms())
+def test_a_room_imports_only_what_the_table_allows(room: str) -> None:
+    assert inside(room, rooms()[room]) <= ALLOWED[room]
+
+
+def test_the_table_allows_no_circle() -> None:
+    done: set[str] = set()
+    table = {room: set(needs) - {room} for room, needs in ALLOWED.items()}
+    table.update({name: {"errors", "model"} for name in KERNEL if name.endswith(("retry", "rtnl"))})
+    while rest := {room for room in table if room not in done}:
+        free = {room for room in rest if table[room] <= done}
+        assert free, f"circle among {sorted(rest)}"
+        done |= free
+
+
+@pytest.mark.parametrize("room", sorted(PURE & set(rooms())))
+def test_a_pure_room_imports_pure_rooms_and_nothing_that_acts(room: str) -> None:
+    assert inside(room, rooms()[room]) <= PURE
+    assert not outside(room, rooms()[room]) & IMPURE
+    assert outside(room, rooms()[room]) <= sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("package", HOMES)
+def test_a_foreign_package_has_one_home(package: str) -> None:
+    users = {room for room, path in rooms().items() if package in outside(room, path)}
+    assert users
+    assert all(room.startswith(HOMES[package]) for room in users), users
+
+
+def test_no_other_foreign_package_at_all() -> None:
+    foreign = {name for room, path in rooms().items() for name in outside(room, path)}
+    assert foreign - sys.stdlib_module_names == {"nftables", "pyroute2", "tenacity", "structlog"}
+
+
+def test_nobody_imports_everything() -> None:
+    assert not [path for path in rooms().values() if "import *" in path.read_text()]
+
+
+# ---- the hook's budget -----------------------------------------------------------------------
+
+LOADED = """
+import sys
+sys.path.append(sys.argv[2])
+before = set(sys.modules)
+from pdreactor.hook import hook
+code = hook(sys.argv[1])
+print([code, sorted(set(sys.modules) - before)])
+"""
+
+
+@pytest.mark.parametrize("reason", ["TEST", "ROUTERADVERT", "RECONFIGURE", "BOUND", "PREINIT"])
+def test_an_event_that_does_not_matter_loads_next_to_nothing(reason: str, tmp_path: Path) -> None:
+    (tmp_path / "environ").write_bytes(block(reason))
+    argv = [sys.executable, "-I", "-S", "-c", LOADED, str(tmp_path / "environ"), str(ROOT)]
+    run = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=True)
+    assert ast.literal_eval(run.stdout) == [
+        0, ["pdreactor", "pdreactor.hook", "pdreactor.reasons"]]
+
+
+UP_TO_THE_RULES = """
+import sys
+from pdreactor import reconciler
+from pdreactor.hook import hook
+
+def stop(*_):
+    print(sorted(sys.modules))
+    sys.stdout.flush()
+    import os
+    os._exit(0)
+
+reconciler._reconcile_routes = stop
+hook(sys.argv[1])
+"""
+
+NOT_BEFORE_THE_RULES = {
+    "pyroute2", "structlog", "tenacity", "dataclasses", "inspect", "subprocess", "argparse",
+    "asyncio", "difflib", "logging", "pathlib", "tempfile", "threading", "random", "hashlib",
+    "urllib", "traceback", "contextlib", "shutil", "importlib.metadata",
+    "pdreactor.conntrack", "pdreactor.routing", "pdreactor.report", "pdreactor.cli",
+    "pdreactor.kernel.ct", "pdreactor.kernel.rtnl", "pdreactor.kernel.process",
+}
+
+
+@needs_root
+def test_on_the_way_to_the_rules_nothing_heavy_is_loaded(tmp_path: Path) -> None:
+    with network(tmp_path, "wan0") as box:
+        environ = block("BOUND6", f"PDREACTOR_CONFIG={box.config}", prefix="2001:db8:4000::/58")
+        box.environ.write_bytes(environ)
+        bare = box.run(sys.executable, "-c", "import sys; print(sorted(sys.modules))")
+        run = box.run(sys.executable, "-c", UP_TO_THE_RULES, str(box.environ))
+        assert run.stderr == ""
+        loaded = set(ast.literal_eval(run.stdout)) - set(ast.literal_eval(bare.stdout))
+        assert {"pdreactor.nat.nftables", "nftables", "tomllib"} <= loaded
+        assert not loaded & NOT_BEFORE_THE_RULES
+        assert json.loads((box.state / "state.json").read_text())["uplinks"]["wan"]["prefixes"]
