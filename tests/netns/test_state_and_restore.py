@@ -12,6 +12,7 @@ import pytest
 from tests.lab import SERVER, Lab
 
 from .pd import (
+    ENVIRONMENT,
     ISP,
     NEW,
     OLD,
@@ -26,6 +27,7 @@ from .pd import (
     config,
     dhcp,
     ping,
+    python,
     reaches,
 )
 
@@ -241,8 +243,9 @@ def test_without_any_state_the_next_event_brings_the_prefix(lab: Lab, settled: R
 def test_many_hooks_at_once_end_in_the_right_state(lab: Lab, settled: Router) -> None:
     calls = []
     for number in range(16):
-        words = ("set", "wan", f"2001:db8:4000:{number:x}00::/58", "--valid", "1000")
-        calls.append(settled.start(*words))
+        event = dhcp(f"2001:db8:4000:{number:x}00::/58")
+        env = {**ENVIRONMENT, "interface": "eth0", "reason": "RENEW6", **event}
+        calls.append(lab.start("router", python("pdreactor.hook"), env=env))
     codes = [call.wait(60) for call in calls]
     assert codes == [0] * 16, [call.output() for call in calls]
     states = list(settled.prefixes().values())
