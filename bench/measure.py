@@ -1,0 +1,94 @@
+"""The measurements. Each takes subjects and returns samples; what they mean is in table.py."""
+
+import time
+from statistics import median
+from typing import NamedTuple
+
+from .rig import ADVERTISEMENT, DENSE, PEER, Command, Subject, sent, variables
+
+HOOK_FILE = "/usr/lib/dhcpcd/dhcpcd-hooks/60-pdreactor"
+
+
+class Loss(NamedTuple):
+    """What became of the new flows during prefix changes."""
+
+    changes: int
+    sent: int
+    leaked: int
+    lost: int
+
+
+class Cleaning(NamedTuple):
+    """What cleaning did to conntrack."""
+
+    entries: int
+    left: int
+    seconds: float  # from the first packet with the new prefix to the end of the hook
+
+
+def first_packet(subject: Subject) -> tuple[float, float]:
+    """Seconds from starting the hook to the first packet with the new prefix at the ISP, and to
+    the end of the hook, under traffic."""
+    command = subject.next_change()
+    sniffer = subject.lab.sniff(str(subject.prefix))
+    traffic = subject.send(DENSE)
+    time.sleep(0.1)
+    done = subject.run([command])[0][0]
+    arrived = sniffer.wait()
+    traffic.stop()
+    return arrived - done.begin, arrived - done.begin + (done.end - arrived)
+
+
+def loss(subject: Subject, changes: int, rate: int) -> Loss:
+    """Leaked and lost packets of that many changes under new flows."""
+    subject.change()
+    commands = [subject.next_change() for _ in range(changes)]
+    subject.lab.reset_count()
+    flows = subject.lab.start_flows(rate=rate)
+    time.sleep(0.2)
+    subject.run(commands, pause=0.03)
+    time.sleep(0.2)
+    number = flows.stop().sent
+    time.sleep(0.1)
+    count = subject.lab.count()
+    return Loss(changes, number, count.leaked_flows, number - count.arrived)
+
+
+def irrelevant(subject: Subject, rounds: int, with_peer: bool) -> dict[str, list[float]]:
+    """Seconds that a router advertisement takes, by the way it is told."""
+    env = variables(ADVERTISEMENT)
+    shell = ["/bin/sh", "-c"]
+    commands = {
+        "sh": Command([*shell, ":"], env),
+        "hook file": Command([*shell, f". {HOOK_FILE}"], env),
+        "pdreactor-hook": Command(subject.argv, env),
+    }
+    if with_peer:
+        commands["peer"] = Command([PEER], {**env, **subject.env})
+    done = subject.run(list(commands.values()), rounds)
+    return {name: [turn[i].seconds for turn in done] for i, name in enumerate(commands)}
+
+
+def full_rate(subject: Subject, seconds: float, sources: list[str]) -> float:
+    """New flows a second that come through the router when one core sends all it can."""
+    subject.lab.run("router", ["conntrack", "-F"])
+    subject.lab.reset_count()
+    process = subject.send(0, seconds, sources=sources)
+    process.wait(seconds + 30)
+    return float(subject.lab.count().arrived / sent(process)["seconds"])
+
+
+def cleaning(subject: Subject, entries: int) -> Cleaning:
+    """A change with that many flows in conntrack."""
+    subject.lab.conntrack_timeout(600)
+    subject.send(0, count=entries).wait(60)
+    tracked = subject.flows_tracked()
+    sniffer_at, end_at = first_packet(subject)
+    left = subject.flows_tracked()
+    subject.lab.run("router", ["conntrack", "-F"])
+    return Cleaning(tracked, left, end_at - sniffer_at)
+
+
+def milliseconds(samples: list[float]) -> float:
+    """The median, in ms."""
+    return median(samples) * 1000
