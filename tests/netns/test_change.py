@@ -15,6 +15,7 @@ from .pd import (
     Echo,
     Router,
     ask,
+    config,
     dhcp,
     hold,
     reaches,
@@ -98,3 +99,41 @@ def test_a_prefix_that_comes_back_is_used_again(lab: Lab, router: Router) -> Non
         assert ask(lab, "a", "udp", SERVER, source=2000) == "same"
     assert echo.process.output().count(OLD_A) == 2
     assert router.prefixes() == {OLD: "current", NEW: "superseded"}
+
+
+def lifetime_over(lab: Lab, router: Router, keys: str) -> None:
+    """The only prefix expires without a word from the ISP."""
+    router.configure(config(keys))
+    router.hook("BOUND6", dhcp(OLD, preferred=1, valid=1))
+    end = time.time() + 1.5
+    lab.wait(lambda: time.time() > end, 5, "the lifetime to end")
+    router.pd("restore")
+
+
+def test_the_only_prefix_is_kept_when_its_lifetime_is_over(lab: Lab, router: Router) -> None:
+    lifetime_over(lab, router, "")
+    assert router.prefixes() == {OLD: "expired"}
+    assert reaches(lab, "a", SERVER) and reaches(lab, "isp", OLD_A)
+    assert "expired" in router.pd("status").stdout
+    router.hook("RELEASE6")
+    assert not reaches(lab, "a", SERVER)
+
+
+def test_the_only_prefix_is_withdrawn_when_the_configuration_says_so(
+    lab: Lab, router: Router
+) -> None:
+    lifetime_over(lab, router, 'on_expire = "withdraw"')
+    assert not reaches(lab, "a", SERVER) and not reaches(lab, "isp", OLD_A)
+    assert lab.count().leaked == 0
+    router.hook("BOUND6", dhcp(OLD))
+    assert reaches(lab, "a", SERVER)
+
+
+def test_a_delegation_that_grows_keeps_its_flows(lab: Lab, router: Router) -> None:
+    router.hook("BOUND6", dhcp(OLD))
+    Echo(lab, "isp", SERVER)
+    connection = hold(lab, "a", SERVER)
+    router.hook("RENEW6", dhcp("2001:db8:4000::/56", old=OLD))
+    said = len(connection.output())
+    lab.wait(lambda: len(connection.output()) > said + 50, 5, "ten more words")
+    assert router.prefixes() == {"2001:db8:4000::/56": "current"}

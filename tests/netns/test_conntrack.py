@@ -27,7 +27,7 @@ table inet user {
     }
     chain forward {
         type filter hook forward priority mangle;
-        ct mark set ct mark | 0x40000005
+        ct state new ct mark set ct mark | 0x40000005
     }
 }
 """

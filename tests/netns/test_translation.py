@@ -10,6 +10,9 @@ from tests.lab import INTERNAL, SERVER, Lab
 from .pd import (
     FAR,
     ISP,
+    NEW,
+    NEW_A,
+    NEW_B,
     OLD,
     OLD_A,
     OLD_B,
@@ -19,10 +22,12 @@ from .pd import (
     Router,
     ask,
     config,
+    dhcp,
     ping,
     reaches,
 )
 
+ISP_2 = "2001:db8:fffe::1"
 REJECTED = "fd5e:ed00:1234::1: Destination unreachable: Unknown code 5"
 MEGABYTE = 1_000_000
 
@@ -128,6 +133,39 @@ def test_a_lan_host_learns_the_mtu_of_the_uplink(lab: Lab, translated: Router) -
     assert learned_mtu(lab, "a", SERVER)
 
 
+def test_closed_ports_are_reported_both_ways(lab: Lab, translated: Router) -> None:
+    for host, target in (("a", SERVER), ("isp", OLD_A), ("a", OLD_B)):
+        for protocol in ("udp", "tcp"):
+            assert ask(lab, host, protocol, target) == "failed: Connection refused"
+
+
+def test_hops_into_the_lan_are_reported_to_the_world(lab: Lab, translated: Router) -> None:
+    assert ping(lab, "isp", OLD_A, "-t1").endswith("Time exceeded: Hop limit")
+    assert "unreachable" in ping(lab, "isp", "2001:db8:4000::99", "-W5").lower()
+
+
+def test_a_router_without_an_address_on_the_uplink(lab: Lab, translated: Router) -> None:
+    """Many ISPs delegate a prefix and number no link."""
+    shown = lab.run("isp", ["ip", "-6", "-br", "addr", "show", "dev", "wan", "scope", "link"])
+    upstream = shown.stdout.split()[2].split("/")[0]
+    shown = lab.run("router", ["ip", "-6", "-br", "addr", "show", "dev", "eth0", "scope", "link"])
+    here = shown.stdout.split()[2].split("/")[0]
+    translated.run("ip", "-6", "addr", "flush", "dev", "eth0", "scope", "global")
+    translated.run("ip", "-6", "route", "replace", "default", "via", upstream, "dev", "eth0")
+    lab.run("isp", ["ip", "-6", "route", "replace", OLD, "via", here, "dev", "wan"])
+    narrow(lab, "router", "lan0")
+    echo = Echo(lab, "isp", SERVER)
+    Echo(lab, "a")
+    assert ask(lab, "router", "udp", SERVER) == ask(lab, "a", "udp", SERVER) == "same"
+    routers_own = {"2001:db8:4000::1", "2001:db8:4000:1::1"}
+    assert OLD_A in echo.sources() and echo.sources() & routers_own
+    assert len(echo.sources()) == 2
+    assert ask(lab, "isp", "tcp", OLD_A, MEGABYTE) == "same"
+    assert ping(lab, "isp", OLD_A, "-t1").endswith("Time exceeded: Hop limit")
+    assert reaches(lab, "a", OLD_B) and reaches(lab, "router", OLD_B)
+    assert not seen_at_isp(lab)
+
+
 # ---- hairpin ---------------------------------------------------------------------------------
 
 
@@ -221,6 +259,29 @@ def test_a_prefix_that_is_gone_leaves_nothing_untranslated(lab: Lab, translated:
     translated.pd("unset", "wan")
     assert ping(lab, "a", SERVER) == REJECTED
     assert not reaches(lab, "isp", OLD_A)
+    assert not seen_at_isp(lab)
+
+
+NOTRACK = """
+table ip6 raw {
+    chain pre { type filter hook prerouting priority raw; iifname { lan0, lan1 } notrack; }
+}
+"""
+
+
+def test_what_conntrack_does_not_track_does_not_leave(lab: Lab, translated: Router) -> None:
+    lab.nft("router", NOTRACK)
+    assert not reaches(lab, "a", SERVER)
+    assert not seen_at_isp(lab)
+    assert "packets 1 " in translated.ours()
+
+
+def test_the_routers_internal_address_does_not_leave(lab: Lab, router: Router) -> None:
+    inside = "fd5e:ed00:1234::1"
+    router.pd("restore")
+    assert ping(lab, "router", SERVER, "-I", inside) == "nothing"
+    router.set(OLD)
+    assert ping(lab, "router", SERVER, "-I", inside) == f"answered by {SERVER}"
     assert not seen_at_isp(lab)
 
 
@@ -401,6 +462,59 @@ def test_the_excluded_prefix_is_not_translated(lab: Lab, router: Router) -> None
     assert not reaches(lab, "isp", OLD_B)
     assert ping(lab, "b", SERVER) == REJECTED.replace("::1:", ":1::1:")
     assert not seen_at_isp(lab)
+
+
+# ---- several uplinks, static prefixes ------------------------------------------------------
+
+TWO = """
+[uplink.first]
+interface = "eth0"
+[uplink.second]
+interface = "eth1"
+[[translation]]
+uplinks = ["first", "second"]
+internal = "fd5e:ed00:1234::/58"
+"""
+WRONG = """
+table ip6 wrong {
+    counter sources { }
+    chain c {
+        type filter hook prerouting priority raw;
+        iifname "wan" ip6 saddr 2001:db8:4000::/58 counter name sources
+    }
+}
+"""
+
+
+def test_each_uplink_has_its_own_prefix() -> None:
+    with Lab(uplinks=2) as lab:
+        router = Router(lab, TWO)
+        router.set(OLD, uplink="first")
+        router.set(NEW, uplink="second")
+        first, second = Echo(lab, "isp", SERVER), Echo(lab, "isp2", SERVER)
+        assert ask(lab, "a", "udp", SERVER, source=1001) == "same"
+        assert reaches(lab, "isp", OLD_A) and reaches(lab, "a", OLD_B) and reaches(lab, "a", NEW_B)
+        lab.nft("isp2", WRONG)
+        router.run("ip", "-6", "route", "replace", "default", "via", ISP_2, "dev", "eth1")
+        router.run("ip", "-6", "route", "del", "default", "dev", "eth0")
+        assert ask(lab, "a", "udp", SERVER, source=1002) == "same"
+        assert ask(lab, "a", "udp", SERVER, source=1001).startswith("failed")
+        assert "packets 0 " in lab.run("isp2", ["nft", "list", "ruleset"]).stdout.split("wrong")[1]
+        assert (first.sources(), second.sources()) == ({OLD_A}, {NEW_A})
+        assert lab.count("isp").leaked == lab.count("isp2").leaked == 0
+
+
+def test_a_static_prefix(lab: Lab, router: Router) -> None:
+    router.configure(config(uplink=f'prefix = "{OLD}"'))
+    router.pd("restore")
+    assert reaches(lab, "a", SERVER) and reaches(lab, "isp", OLD_A)
+    router.hook("BOUND6", dhcp(NEW))
+    assert router.prefixes() == {OLD: "current"}
+    assert "static" in router.pd("set", "wan", NEW, code=64).stderr
+    router.configure(config(uplink=f'prefix = "{NEW}"'))
+    router.pd("restore")
+    assert router.prefixes() == {NEW: "current"}
+    assert reaches(lab, "isp", NEW_A) and not reaches(lab, "isp", OLD_A)
 
 
 # ---- unreachable route -----------------------------------------------------------------------
