@@ -27,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
               json=options.log_format == "json")
     try:
         code: int = options.verb(options)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it was closed when we were started
+            sys.stdout.flush()
         return code
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the reader has gone: so do we

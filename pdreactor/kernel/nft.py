@@ -16,12 +16,15 @@ PACKAGES = ("python3-nftables on Debian, Ubuntu and Fedora, nftables on Arch, "
 BUSY = tuple(os.strerror(n) for n in (errno.EBUSY, errno.EAGAIN, errno.ENOBUFS, errno.EINTR))
 FORBIDDEN = tuple(os.strerror(n) for n in (errno.EPERM, errno.EACCES))
 ABSENT = os.strerror(errno.ENOENT)
+CAP_NET_ADMIN = 12
 
 
 class Nft:
     """One libnftables context. Raises BackendMissing without the binding or its library."""
 
     def __init__(self) -> None:
+        if not _allowed():  # libnftables would write a line of its own to stderr
+            raise PermissionDenied("cannot use nftables: this needs root or CAP_NET_ADMIN")
         try:
             import nftables
             self._nft = nftables.Nftables()
@@ -53,6 +56,16 @@ class Nft:
             raise _explained(error, f"read table {family} {name}")
         objects: list[dict[str, Any]] = json.loads(output)["nftables"]
         return objects
+
+
+def _allowed() -> bool:
+    """False without CAP_NET_ADMIN (capabilities(7)); True when that cannot be found out."""
+    try:
+        with open("/proc/self/status", "rb") as file:
+            effective = next(line for line in file if line.startswith(b"CapEff:"))
+    except (OSError, StopIteration):
+        return True
+    return bool(int(effective.split()[1], 16) >> CAP_NET_ADMIN & 1)
 
 
 def _explained(error: str, doing: str) -> KernelError | PermissionDenied:
