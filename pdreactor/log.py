@@ -16,6 +16,7 @@ class _Settings:
     threshold = LEVELS["info"]
     json = False
     logger: Any = None
+    dead = False  # stderr, for good
 
 
 def setup(*, threshold: str = "info", json: bool = False) -> None:
@@ -75,12 +76,15 @@ class _Sink:
         self.write(line if _Settings.json else f"pdreactor: {line}")
 
     def write(self, line: str) -> None:
-        try:
-            sys.stderr.write(f"{line}\n")
-            sys.stderr.flush()
-        except (OSError, ValueError, AttributeError):
-            _silence_stderr()
-            self._syslog(line)
+        if not _Settings.dead:
+            try:
+                sys.stderr.write(f"{line}\n")
+                sys.stderr.flush()
+                return
+            except (OSError, ValueError, AttributeError):
+                _Settings.dead = True
+                _silence_stderr()
+        self._syslog(line)
 
     debug = info = warning = error = msg
 
