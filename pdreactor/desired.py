@@ -204,13 +204,14 @@ def _uncovered(internal: IPv6Network, covered: list[IPv6Network]) -> tuple[IPv6N
 
 
 MOST_AROUND = 16
-"""More networks than this of one delegation are one route for all of it."""
+"""More runs of addresses than this in one delegation are one route for all of it."""
 
 
 def _around(lane: Lane) -> tuple[IPv6Network, ...]:
     """What the router reaches by hairpin of a delegation, leaving alone parts that it routes."""
-    networks = arithmetic.collapse(external for external, _ in lane.hairpin)
-    return networks if len(networks) <= MOST_AROUND else (lane.delegated,)
+    if len(arithmetic.runs(external for external, _ in lane.hairpin)) > MOST_AROUND:
+        return (lane.delegated,)
+    return arithmetic.collapse(external for external, _ in lane.hairpin)
 
 
 def _routing(config: Config, state: State, lanes: list[Lane],

@@ -7,7 +7,7 @@ slice and rebase take checked values; they raise ``ValueError`` on misuse, which
 """
 
 from collections.abc import Iterable
-from ipaddress import AddressValueError, IPv6Address, IPv6Network, collapse_addresses
+from ipaddress import AddressValueError, IPv6Address, IPv6Network, summarize_address_range
 
 from pdreactor.errors import Refused
 from pdreactor.model import Pair
@@ -134,9 +134,25 @@ def rebase(address: IPv6Address, from_network: IPv6Network, to_network: IPv6Netw
     return IPv6Address(_base(to_network) + int(address) - _base(from_network))
 
 
+def runs(networks: Iterable[IPv6Network]) -> list[tuple[int, int]]:
+    """(first, last) of each run of adjoining addresses, as numbers, sorted."""
+    found: list[tuple[int, int]] = []
+    for start, length in sorted((_base(n), n.prefixlen) for n in networks):
+        end = start + (1 << 128 - length) - 1
+        if found and start <= found[-1][1] + 1:
+            found[-1] = (found[-1][0], max(end, found[-1][1]))
+        else:
+            found.append((start, end))
+    return found
+
+
 def collapse(networks: Iterable[IPv6Network]) -> tuple[IPv6Network, ...]:
     """The same addresses in as few networks as possible, sorted."""
-    return tuple(collapse_addresses(networks))
+    return tuple(
+        network
+        for first, last in runs(networks)
+        for network in summarize_address_range(IPv6Address(first), IPv6Address(last))
+    )
 
 
 def disjoint(networks: Iterable[IPv6Network]) -> tuple[IPv6Network, ...]:

@@ -76,7 +76,9 @@ def after_time(state: State, config: Config, now: int) -> State:
 
 
 def after_configuration(state: State, config: Config, now: int) -> State:
-    """The state with the static prefixes of the configuration in it, as if an event told them."""
+    """The state with the static prefixes of the configuration in it, as if an event told them, and
+    with numbers that fit its mask."""
+    state = _fitting(state, config)
     for uplink in config.uplinks:
         known = state.uplinks.get(uplink.name, UplinkState(0)).prefixes
         if uplink.prefix is not None and [p.network for p in known] != [uplink.prefix]:
@@ -85,6 +87,23 @@ def after_configuration(state: State, config: Config, now: int) -> State:
             event = Event("static", uplink.interface, (told, *gone))
             state = after_event(state, event, uplink, config, now)
     return state
+
+
+def _fitting(state: State, config: Config) -> State:
+    """All numbers anew when one does not fit ct_mark_mask: it was another one then, and whatever
+    flows were stamped with cannot be read any more."""
+    mask = config.ct_mark_mask
+    room = marks.generations(mask)
+    generations = [p.generation for u in state.uplinks.values() for p in u.prefixes]
+    if (max(generations, default=0) < room
+            and all(u.number <= marks.uplinks(mask) for u in state.uplinks.values())):
+        return state
+    uplinks = {}
+    for number, uplink in enumerate(config.uplinks, 1):
+        known = state.uplinks.get(uplink.name, UplinkState(0))
+        prefixes = tuple(p._replace(generation=g) for g, p in enumerate(known.prefixes[:room]))
+        uplinks[uplink.name] = known._replace(number=number, prefixes=prefixes)
+    return state._replace(uplinks=uplinks, doomed=())
 
 
 def _over(prefix: Prefix, among: UplinkState, name: str, config: Config, now: int) -> bool:

@@ -1,11 +1,14 @@
 """Whether interfaces are there, up and have a carrier: netdevice(7), SIOCGIFFLAGS.
 
-Asked of a socket and not of /sys, which may show another network namespace than ours.
+Asked of a socket and not of /sys, which may show another network namespace than ours. The socket
+is that of CPython's ``_socket``, which ``socket`` wraps: importing the wrapper takes 2 ms, a
+twentieth of the way to the rules.
 """
 
 import fcntl
-import socket
 import struct
+from _socket import AF_INET6, SOCK_DGRAM
+from _socket import socket as Socket
 from collections.abc import Iterable
 from ipaddress import IPv6Network
 
@@ -18,14 +21,15 @@ IFF_RUNNING = 0x40
 def links(names: Iterable[str]) -> dict[str, bool]:
     """{interface: up with carrier}; an interface that does not exist is left out."""
     found = {}
-    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-        for name in names:
-            request = struct.pack("16sH14x", name.encode()[:15], 0)
-            try:
-                flags = struct.unpack("16sH14x", fcntl.ioctl(probe, SIOCGIFFLAGS, request))[1]
-            except OSError:
-                continue  # ENODEV
-            found[name] = flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING
+    probe = Socket(AF_INET6, SOCK_DGRAM)
+    for name in names:
+        request = struct.pack("16sH14x", name.encode()[:15], 0)
+        try:
+            flags = struct.unpack("16sH14x", fcntl.ioctl(probe, SIOCGIFFLAGS, request))[1]
+        except OSError:
+            continue  # ENODEV
+        found[name] = flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING
+    probe.close()
     return found
 
 

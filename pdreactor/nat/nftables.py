@@ -77,7 +77,7 @@ class _Draft:
         self.maps: dict[str, frozenset[str]] = {}
         self.counters: set[str] = set()
         self.rules: dict[str, list[Rule]] = {name: [] for name in CHAINS}
-        self._texts: dict[IPv6Network, str] = {}
+        self._texts: dict[int, str] = {}  # by id(): hashing ten thousand networks takes long
 
     def set(self, name: str, networks: Iterable[IPv6Network]) -> str:
         """A reference to the set of these networks."""
@@ -97,9 +97,9 @@ class _Draft:
         return f"@{same or name}{SLOT}"
 
     def _text(self, network: IPv6Network) -> str:
-        text = self._texts.get(network)
+        text = self._texts.get(id(network))
         if text is None:
-            text = self._texts[network] = str(network)
+            text = self._texts[id(network)] = str(network)
         return text
 
 
