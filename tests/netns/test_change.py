@@ -137,3 +137,48 @@ def test_a_delegation_that_grows_keeps_its_flows(lab: Lab, router: Router) -> No
     said = len(connection.output())
     lab.wait(lambda: len(connection.output()) > said + 50, 5, "ten more words")
     assert router.prefixes() == {"2001:db8:4000::/56": "current"}
+
+
+ARRIVALS = """
+table ip6 arrivals {
+    counter new { }
+    chain c {
+        type filter hook prerouting priority raw;
+        udp dport 20000-29999 counter name new drop
+    }
+}
+"""
+
+
+def arrived(lab: Lab, host: str) -> int:
+    """Packets of new flows that a LAN host has got."""
+    text = lab.run(host, ["nft", "list", "counter", "ip6", "arrivals", "new"]).stdout
+    return int(text.split("packets ")[1].split()[0])
+
+
+def test_new_flows_from_outside_and_around_survive_changes(lab: Lab, router: Router) -> None:
+    router.set(OLD)
+    lab.conntrack_timeout(2)
+    for host in ("a", "b"):
+        lab.nft(host, ARRIVALS)
+    inbound = lab.start_flows("isp", rate=2000, target=OLD_A)
+    around = lab.start_flows("a", rate=2000, target=OLD_B)
+    for prefix in (NEW, THIRD, OLD, NEW):
+        router.set(prefix)
+    sent_in, sent_around = inbound.stop(), around.stop()
+    lab.wait(lambda: arrived(lab, "a") >= sent_in.sent, 5, "all packets from outside")
+    lab.wait(lambda: arrived(lab, "b") >= sent_around.sent, 5, "all packets from inside")
+    assert sent_in.refused == sent_around.refused == 0
+
+
+def test_a_repair_under_load_loses_and_leaks_nothing(lab: Lab, router: Router) -> None:
+    router.set(OLD)
+    lab.conntrack_timeout(2)
+    flows = lab.start_flows(rate=RATE)
+    for chain in ("postrouting", "guard", "prerouting", "forward", "output"):
+        router.run("nft", "add", "rule", "ip6", "pdreactor", chain, "counter")
+        router.pd("plan", code=1)
+        router.pd("restore")
+    sent = flows.stop()
+    lab.wait(lambda: lab.count().arrived >= sent.sent, 5, "all packets")
+    assert lab.count().leaked == 0

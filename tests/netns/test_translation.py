@@ -433,6 +433,28 @@ def test_two_hundred_translations(lab: Lab, router: Router) -> None:
         router.pd("restore")
 
 
+MANY = pytest.mark.xfail(
+    strict=True, reason="more than 16 hairpin networks: the route around takes the delegation"
+)
+
+
+@pytest.mark.parametrize("number", [1, 16, pytest.param(17, marks=MANY)])
+def test_a_lan_that_uses_the_delegation_itself(lab: Lab, router: Router, number: int) -> None:
+    """Parts of the delegation that nothing translates are routed as ever."""
+    blocks = [
+        f'[[translation]]\nuplink = "wan"\ninternal = "fd5e:ed00:1234:{n:x}::/64"\nsubnet = {n}\n'
+        for n in range(2, 2 + 2 * number, 2)
+    ]
+    router.configure('[uplink.wan]\ninterface = "eth0"\n' + "\n".join(blocks))
+    router.set("2001:db8:4000::/56")
+    outside, inside = "2001:db8:4000:f1::2", "2001:db8:4000:f1::1"
+    router.run("ip", "addr", "add", f"{inside}/64", "dev", "lan0", "nodad")
+    lab.run("a", ["ip", "addr", "add", f"{outside}/64", "dev", "eth0", "nodad"])
+    assert reaches(lab, "isp", outside) and reaches(lab, "isp", inside)
+    assert ping(lab, "a", SERVER, "-I", outside) == f"answered by {SERVER}"
+    assert reaches(lab, "router", outside)
+
+
 @pytest.mark.parametrize(
     ("second", "why"),
     [
