@@ -384,6 +384,32 @@ def test_without_a_static_prefix_the_configuration_changes_nothing() -> None:
     assert transition.after_configuration(known, CONFIG, NOW) is known
 
 
+# ---- another mask ----------------------------------------------------------------------------
+
+
+def test_numbers_that_do_not_fit_another_mask_are_given_anew() -> None:
+    small = TWO._replace(ct_mark_mask=0xF)  # three uplinks, two generations
+    known = both(str(P2))
+    for network in ("2001:db8:5::/58", "2001:db8:6::/58", "2001:db8:7::/58"):
+        known = after(reply(*told(network)), state=known, config=TWO)
+    known = transition.after_configuration(known, small, NOW)
+    assert [known.uplinks[name].number for name in ("wan", "wan2")] == [1, 2]
+    assert current(known) == {"2001:db8:7::/58"}, "the newest stay"
+    assert [p.generation for p in prefixes(known)] == [0, 1]
+    assert current(known, "wan2") == {str(P2)}
+    assert known.doomed == ()
+    assert transition.after_configuration(known, small, NOW) is known
+
+
+def test_an_uplink_number_that_does_not_fit_is_given_anew() -> None:
+    known = State({"old": transition.UplinkState(9),
+                   "wan": after(reply(*told(P1))).uplinks["wan"]._replace(number=8)})
+    known = transition.after_configuration(known, config(ct_mark_mask=0xF), NOW)
+    assert list(known.uplinks) == ["wan"]
+    assert known.uplinks["wan"].number == 1
+    assert current(known) == {str(P1)}
+
+
 # ---- whatever comes --------------------------------------------------------------------------
 
 NETWORKS = [N(f"2001:db8:{n}::/{length}") for n in (1, 2, 3) for length in (56, 58, 60)]
