@@ -10,9 +10,17 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
+import pytest
+
 from tests.lab import INTERNAL, Lab, Process
 
 from .monitor import IP, NFT, Monitor
+
+NEEDS_ROOT = [
+    pytest.mark.netns,
+    pytest.mark.skipif(os.geteuid() != 0, reason="not root: namespaces need it"),
+]
+"""The ``pytestmark`` of modules that make a network."""
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "/etc/pdreactor.toml"

@@ -6,6 +6,7 @@ import time
 from tests.lab import SERVER, Lab
 
 from .pd import (
+    NEEDS_ROOT,
     NEW,
     NEW_A,
     OLD,
@@ -20,6 +21,8 @@ from .pd import (
     hold,
     reaches,
 )
+
+pytestmark = NEEDS_ROOT
 
 CHANGES = int(os.environ.get("PDREACTOR_CHANGES", "15"))
 """With 200 of them the test below takes a minute."""

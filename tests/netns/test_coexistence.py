@@ -8,6 +8,7 @@ from tests.lab import SERVER, Lab
 
 from .pd import (
     ISP,
+    NEEDS_ROOT,
     NEW,
     NEW_A,
     NEW_B,
@@ -20,6 +21,8 @@ from .pd import (
     dhcp,
     reaches,
 )
+
+pytestmark = NEEDS_ROOT
 
 STATEFUL = """
 table inet filter {

@@ -4,6 +4,7 @@ from tests.lab import SERVER, Lab
 
 from .pd import (
     ISP,
+    NEEDS_ROOT,
     NEW,
     NEW_A,
     OLD,
@@ -18,6 +19,8 @@ from .pd import (
     dhcp,
     hold,
 )
+
+pytestmark = NEEDS_ROOT
 
 MASQUERADE = """
 table inet user {

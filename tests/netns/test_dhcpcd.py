@@ -6,6 +6,7 @@ from tests.lab import POOLS, SERVER, Lab, Pool
 from tests.lab.servers import DHCPCD, DHCPCD_CONF, HOOK_DIRECTORY
 
 from .pd import (
+    NEEDS_ROOT,
     NEW,
     NEW_A,
     OLD,
@@ -18,6 +19,8 @@ from .pd import (
     ping,
     reaches,
 )
+
+pytestmark = NEEDS_ROOT
 
 PREFIX = "/var/lib/installed"
 HOOK = f"{HOOK_DIRECTORY}/60-pdreactor"

@@ -9,7 +9,9 @@ import pytest
 from tests.lab import SERVER, Lab
 from tests.lab.servers import HOOK_DIRECTORY
 
-from .pd import ENVIRONMENT, NEW, OLD, ROOT, STATE, Router, config, dhcp, reaches
+from .pd import ENVIRONMENT, NEEDS_ROOT, NEW, OLD, ROOT, STATE, Router, config, dhcp, reaches
+
+pytestmark = NEEDS_ROOT
 
 HEAD = "new_dhcp6_ia_pd1_prefix1"
 LONG_INTERFACE = "e" * 20

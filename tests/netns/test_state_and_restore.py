@@ -14,6 +14,7 @@ from tests.lab import SERVER, Lab
 from .pd import (
     ENVIRONMENT,
     ISP,
+    NEEDS_ROOT,
     NEW,
     OLD,
     OLD_A,
@@ -30,6 +31,8 @@ from .pd import (
     python,
     reaches,
 )
+
+pytestmark = NEEDS_ROOT
 
 LEGACY = "/run/ipv6-pd/current_prefix"
 REJECTED = "fd5e:ed00:1234::1: Destination unreachable: Unknown code 5"

@@ -10,6 +10,7 @@ from tests.lab import INTERNAL, SERVER, Lab
 from .pd import (
     FAR,
     ISP,
+    NEEDS_ROOT,
     NEW,
     NEW_A,
     NEW_B,
@@ -26,6 +27,8 @@ from .pd import (
     ping,
     reaches,
 )
+
+pytestmark = NEEDS_ROOT
 
 ISP_2 = "2001:db8:fffe::1"
 REJECTED = "fd5e:ed00:1234::1: Destination unreachable: Unknown code 5"
