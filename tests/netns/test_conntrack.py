@@ -150,7 +150,8 @@ def test_flush_removes_the_flows_that_it_stops_translating(lab: Lab, router: Rou
     one_flow_each(lab)
     before = router.flows()
     router.pd("flush")
-    gone = {port(before[flow]) for flow in before if flow not in router.flows()}
+    after = router.flows()
+    gone = {port(before[flow]) for flow in before if flow not in after}
     assert gone == {1001, 1002, 1003}
 
 
