@@ -177,6 +177,8 @@ def test_without_root_it_is_77_and_one_line(box: Box, verb: tuple[str, ...]) -> 
         if directory.stat().st_uid == 0 and directory != Path("/"):
             directory.chmod(directory.stat().st_mode | 0o055)
     box.before = ("unshare", "-n", *NOBODY)
+    if box.run(sys.executable, "-c", "import pdreactor.cli").returncode:
+        pytest.skip("this checkout cannot be read by another user")
     run = box.cli(*verb)
     assert run.returncode == 77, run.stderr
     assert one_line(run.stderr)
