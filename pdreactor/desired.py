@@ -186,8 +186,8 @@ def _gate(config: Config, interface: str, served: Mapping[str, list[Serving]], s
     internals = [t.internal for t in config.translations]
     return Gate(
         interface=interface,
-        internal=arithmetic.disjoint(internals),
-        unserved=arithmetic.disjoint(
+        internal=arithmetic.compact(internals),
+        unserved=arithmetic.compact(
             part for net in internals for part in _uncovered(net, covered.get(net, []))),
         bypass=arithmetic.disjoint(net for u in here for net in u.bypass),
         foreign=arithmetic.disjoint(

@@ -1,11 +1,11 @@
 """The translation as one nftables table: render (pure), observe, diff (pure), apply.
 
-A table holds, for each lane, maps and sets whose names end in ``.SLOT``; the rules refer to one
-slot. A change fills the maps of a fresh slot, then switches the rules of the standing chains to
-them in one transaction, then deletes the old slot. It takes three transactions because the packet
-path of kernel 6.1 and others sees new rules before new elements (nf_tables_commit: rule blobs are
-swapped before the generation cursor moves), and no chain is re-created because hooks are
-registered one by one.
+A table holds, for each lane, maps and sets whose names end in ``.SLOT``, a number. What changes is
+filled anew in a slot that is not in use, then the rules of the standing chains are switched to it
+in one transaction, then what they left is deleted; what does not change stays in its slot. It takes
+three transactions because the packet path of kernel 6.1 and others sees new rules before new
+elements (nf_tables_commit: rule blobs are swapped before the generation cursor moves), and no chain
+is re-created because hooks are registered one by one.
 
 Each rule carries a comment: what it is for, and a checksum of its text. A rule is as it should be
 when its comment is: nft prints rules differently from version to version, comments and elements
@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 from .. import marks
 from ..errors import KernelError
 from ..kernel.nft import Nft
-from ..model import Gate, Lane, Nat, Pair
+from ..model import Gate, Lane, Nat, Pair, Stamp
+from ..prefix import compact
 
 FAMILY = "ip6"
 TABLE = "pdreactor"
@@ -41,6 +42,10 @@ CHAINS: dict[str, Hook] = {
 -100) and firewalld; 310 is after everything that rewrites."""
 
 
+Elements = dict[str, frozenset[str]]
+"""{name of a set or map: its elements}."""
+
+
 class Rule(NamedTuple):
     """One rule; its comment says what it is for and identifies it. Observed, it has no text."""
 
@@ -55,8 +60,8 @@ class Ruleset(NamedTuple):
     thousand of them is many times faster than networks are.
     """
 
-    sets: dict[str, frozenset[str]]
-    maps: dict[str, frozenset[str]]
+    sets: Elements
+    maps: Elements
     counters: frozenset[str]
     hooks: dict[str, Hook]
     rules: dict[str, tuple[Rule, ...]]
@@ -73,8 +78,8 @@ class _Draft:
     """Collects sets, maps and rules. What is the same is there once."""
 
     def __init__(self) -> None:
-        self.sets: dict[str, frozenset[str]] = {}
-        self.maps: dict[str, frozenset[str]] = {}
+        self.sets: Elements = {}
+        self.maps: Elements = {}
         self.counters: set[str] = set()
         self.rules: dict[str, list[Rule]] = {name: [] for name in CHAINS}
         self._texts: dict[int, str] = {}  # by id(): hashing ten thousand networks takes long
@@ -91,7 +96,7 @@ class _Draft:
     def rule(self, chain: str, purpose: str, text: str) -> None:
         self.rules[chain].append(Rule(purpose, text))
 
-    def _kept(self, among: dict[str, frozenset[str]], name: str, elements: frozenset[str]) -> str:
+    def _kept(self, among: Elements, name: str, elements: frozenset[str]) -> str:
         same = next((known for known, have in among.items() if have == elements), None)
         among[same or name] = elements
         return f"@{same or name}{SLOT}"
@@ -110,24 +115,39 @@ def render(nat: Nat) -> Ruleset:
     _leave_alone(draft, nat)
     for lane in nat.lanes:
         _render_lane(draft, nat, lane, inside)
+        if lane.hairpin:
+            _render_hairpin(draft, nat, lane, inside)
     for number, gate in enumerate(nat.gates if nat.guard else ()):
         _render_gate(draft, gate, number)
     rules = {chain: tuple(rules) for chain, rules in draft.rules.items()}
     return Ruleset(draft.sets, draft.maps, frozenset(draft.counters), dict(CHAINS), rules)
 
 
-def place(ruleset: Ruleset, slot: int) -> Ruleset:
-    """The rendered table with its elements in that slot, and its rules signed."""
+def place(ruleset: Ruleset, slot: int, observed: Ruleset = NOTHING) -> Ruleset:
+    """The rendered table with its elements in that slot, or where they are already, and its rules
+    signed."""
+    names = {**_places(ruleset.sets, slot, observed.sets),
+             **_places(ruleset.maps, slot, observed.maps)}
     return ruleset._replace(
-        sets={f"{name}.{slot}": elements for name, elements in ruleset.sets.items()},
-        maps={f"{name}.{slot}": elements for name, elements in ruleset.maps.items()},
-        rules={chain: tuple(_signed(chain, rule, slot) for rule in rules)
+        sets={names[name]: elements for name, elements in ruleset.sets.items()},
+        maps={names[name]: elements for name, elements in ruleset.maps.items()},
+        rules={chain: tuple(_signed(chain, rule, names) for rule in rules)
                for chain, rules in ruleset.rules.items()},
     )
 
 
-def _signed(chain: str, rule: Rule, slot: int) -> Rule:
-    text = rule.text.replace(SLOT, f".{slot}")
+def _places(wanted: Elements, slot: int, observed: Elements) -> dict[str, str]:
+    """{name: name with slot}."""
+    return {name: next((known for known, have in observed.items()
+                        if known.rpartition(".")[0] == name and have == elements),
+                       f"{name}.{slot}")
+            for name, elements in wanted.items()}
+
+
+def _signed(chain: str, rule: Rule, names: dict[str, str]) -> Rule:
+    text = rule.text
+    for name, placed in names.items():
+        text = text.replace(f"@{name}{SLOT}", f"@{placed}")
     return Rule(f"{rule.comment} {zlib.crc32(f'{chain} {text}'.encode()):08x}", text)
 
 
@@ -152,40 +172,44 @@ def _leave_alone(draft: _Draft, nat: Nat) -> None:
 
 
 def _render_lane(draft: _Draft, nat: Nat, lane: Lane, inside: str) -> None:
-    name = f"{lane.uplink}-{lane.stamp.generation}"
-    outbound = _mark(marks.pack(lane.stamp, nat.mask), nat.mask)
-    inbound = _mark(marks.pack(lane.stamp._replace(inbound=True), nat.mask), nat.mask)
     if lane.outbound:
-        sources = draft.set(f"from-{name}", _keys(lane.outbound))
+        sources = draft.set(f"from-{_name(lane)}", compact(key for key, _ in lane.outbound))
         draft.rule("postrouting", f"outbound {lane.uplink}",
-                   f'oifname "{lane.interface}" ip6 saddr {sources} {outbound} '
-                   f'snat ip6 prefix to ip6 saddr map {draft.map(f"out-{name}", lane.outbound)}')
-    to = f"ip6 daddr {lane.delegated} {inbound} dnat ip6 prefix to ip6 daddr map"
+                   f'oifname "{lane.interface}" ip6 saddr {sources} {_mark(nat, lane.stamp)} '
+                   f"snat ip6 prefix to ip6 saddr map "
+                   f'{draft.map(f"out-{_name(lane)}", lane.outbound)}')
     if lane.inbound:
+        to = draft.map(f"in-{_name(lane)}", lane.inbound)
         draft.rule("prerouting", f"inbound {lane.uplink}",
-                   f'iifname "{lane.interface}" {to} {draft.map(f"in-{name}", lane.inbound)}')
-    if lane.hairpin:
-        _render_hairpin(draft, lane, inside, f"{to} {draft.map(f'turn-{name}', lane.hairpin)}")
+                   f'iifname "{lane.interface}" {_redirect(nat, lane, to)}')
 
 
-def _render_hairpin(draft: _Draft, lane: Lane, inside: str, redirect: str) -> None:
+def _render_hairpin(draft: _Draft, nat: Nat, lane: Lane, inside: str) -> None:
     """Internal hosts by their external addresses. What was redirected is known by conntrack's own
-    tuple (ct original), not by a packet mark that others could overwrite."""
+    tuple (ct original), not by a packet mark that others could overwrite. The one who asks is
+    seen with the external address that it has now."""
+    redirect = _redirect(nat, lane, draft.map(f"turn-{_name(lane)}", lane.hairpin))
     draft.rule("prerouting", f"hairpin {lane.uplink}", f"iifname {inside} {redirect}")
     draft.rule("output", f"hairpin {lane.uplink}", redirect)
-    own = tuple((internal, external) for external, internal in lane.hairpin)
-    home = draft.map(f"home-{lane.uplink}-{lane.stamp.generation}", own)
+    now = tuple(pair for one in nat.lanes if one.uplink == lane.uplink for pair in one.outbound)
+    own = now or tuple((internal, external) for external, internal in lane.hairpin)
     draft.rule("postrouting", f"hairpin {lane.uplink}",
                f"oifname {inside} ct status dnat ct original ip6 daddr {lane.delegated} "
-               f"snat ip6 prefix to ip6 saddr map {home}")
+               f'snat ip6 prefix to ip6 saddr map {draft.map(f"home-{_name(lane)}", own)}')
 
 
-def _keys(pairs: tuple[Pair, ...]) -> Iterable[IPv6Network]:
-    return (key for key, _ in pairs)
+def _name(lane: Lane) -> str:
+    return f"{lane.uplink}-{lane.stamp.generation}"
 
 
-def _mark(bits: int, mask: int) -> str:
-    return f"ct mark set ct mark & {~mask & 0xFFFFFFFF:#010x} | {bits:#010x}"
+def _redirect(nat: Nat, lane: Lane, to: str) -> str:
+    stamp = _mark(nat, lane.stamp._replace(inbound=True))
+    return f"ip6 daddr {lane.delegated} {stamp} dnat ip6 prefix to ip6 daddr map {to}"
+
+
+def _mark(nat: Nat, stamp: Stamp) -> str:
+    rest = ~nat.mask & 0xFFFFFFFF
+    return f"ct mark set ct mark & {rest:#010x} | {marks.pack(stamp, nat.mask):#010x}"
 
 
 def _render_gate(draft: _Draft, gate: Gate, number: int) -> None:
@@ -264,14 +288,12 @@ class Change(NamedTuple):
 
 def plan(nat: Nat, observed: Ruleset | None) -> Change | None:
     """The change that is needed; None when the table does what ``nat`` says already."""
-    wanted = render(nat)
     if observed is None:
-        return Change(None, place(wanted, 1))
-    slots = sorted({_slot(name) for name in (*observed.sets, *observed.maps)})
-    if any(same(place(wanted, slot), observed) for slot in slots or [1]):
-        return None
+        return Change(None, place(render(nat), 1))
+    slots = {_slot(name) for name in (*observed.sets, *observed.maps)}
     free = next(n for n in range(1, len(slots) + 2) if n not in slots)
-    return Change(observed, place(wanted, free))
+    wanted = place(render(nat), free, NOTHING if _strangers(observed) else observed)
+    return None if same(wanted, observed) else Change(observed, wanted)
 
 
 def _slot(name: str) -> int:
@@ -324,26 +346,32 @@ def _differences(direction: str, before: frozenset[str], after: frozenset[str]) 
 
 
 def transactions(change: Change) -> tuple[str, str, str]:
-    """The three texts to run in this order: fill a fresh slot, switch the rules, delete the old."""
+    """The three texts to run in this order: fill what is new, switch the rules, delete the old."""
     return _fill(change), _switch(change), _clean(change)
 
 
 def _fill(change: Change) -> str:
     lines = [f"add table {FAMILY} {TABLE}"]
-    had = change.observed.counters if change.observed else frozenset()
-    lines += [f"add counter {FAMILY} {TABLE} {name}" for name in
-              sorted(change.desired.counters - had)]
-    for name, networks in change.desired.sets.items():
-        lines.append(_declare("set", name, "ipv6_addr", ",".join(sorted(networks))))
-    for name, pairs in change.desired.maps.items():
-        elements = ",".join(sorted(pairs))
-        lines.append(_declare("map", name, "ipv6_addr : interval ipv6_addr", elements))
+    new = _only(change.desired, change.observed or NOTHING)
+    lines += [f"add counter {FAMILY} {TABLE} {name}" for name in sorted(new.counters)]
+    lines += [_declare("set", name, "ipv6_addr", have) for name, have in new.sets.items()]
+    lines += [_declare("map", name, "ipv6_addr : interval ipv6_addr", have)
+              for name, have in new.maps.items()]
     return "\n".join(lines) + "\n"
 
 
-def _declare(kind: str, name: str, of: str, elements: str) -> str:
+def _declare(kind: str, name: str, of: str, elements: frozenset[str]) -> str:
     return (f"add {kind} {FAMILY} {TABLE} {name} "
-            f"{{ type {of}; flags interval; elements = {{ {elements} }}; }}")
+            f"{{ type {of}; flags interval; elements = {{ {','.join(sorted(elements))} }}; }}")
+
+
+def _only(one: Ruleset, other: Ruleset) -> Ruleset:
+    """The sets, maps and counters that one table has and the other has not."""
+    return NOTHING._replace(
+        sets={name: have for name, have in one.sets.items() if name not in other.sets},
+        maps={name: have for name, have in one.maps.items() if name not in other.maps},
+        counters=one.counters - other.counters,
+    )
 
 
 def _switch(change: Change) -> str:
@@ -360,37 +388,37 @@ def _switch(change: Change) -> str:
 
 def _without_strangers(change: Change) -> list[str]:
     """Delete the strangers; before that whatever may refer to them, rules and verdict maps."""
-    observed, strangers = change.observed, _strangers(change)
-    if observed is None or not strangers:
+    observed = change.observed or NOTHING
+    strangers = _strangers(observed)
+    if not strangers:
         return []
     return [*(f"flush chain {FAMILY} {TABLE} {name}" for name in observed.hooks),
-            *_deletion(observed, frozenset()).splitlines(),
+            *_deletion(observed._replace(counters=frozenset())).splitlines(),
             *(f"delete chain {FAMILY} {TABLE} {name}" for name in strangers)]
 
 
-def _strangers(change: Change) -> list[str]:
+def _strangers(observed: Ruleset) -> list[str]:
     """Chains in our table that are not ours, or not at the hook where they belong."""
-    hooks = change.observed.hooks if change.observed else {}
-    return [name for name, hook in hooks.items() if change.desired.hooks.get(name) != hook]
+    return [name for name, hook in observed.hooks.items() if CHAINS.get(name) != hook]
 
 
 def _clean(change: Change) -> str:
-    if change.observed is None:
-        return ""
-    rest = NOTHING if _strangers(change) else change.observed  # the switch took them already
-    return _deletion(rest, change.observed.counters - change.desired.counters)
+    old = _only(change.observed or NOTHING, change.desired)
+    if _strangers(change.observed or NOTHING):  # the switch took these already
+        old = old._replace(sets={}, maps={})
+    return _deletion(old)
 
 
-def _deletion(ruleset: Ruleset, counters: frozenset[str]) -> str:
-    """Delete a slot's sets and maps, and these counters."""
+def _deletion(ruleset: Ruleset) -> str:
+    """Delete sets, maps and counters."""
     lines = [f"delete set {FAMILY} {TABLE} {name}" for name in ruleset.sets]
     lines += [f"delete map {FAMILY} {TABLE} {name}" for name in ruleset.maps]
-    lines += [f"delete counter {FAMILY} {TABLE} {name}" for name in sorted(counters)]
+    lines += [f"delete counter {FAMILY} {TABLE} {name}" for name in sorted(ruleset.counters)]
     return "\n".join(lines)
 
 
 def apply(nft: Nft, change: Change) -> None:
-    """Run the change. When the switch fails the old rules are still in force, and the fresh slot
+    """Run the change. When the switch fails the old rules are still in force, and what was filled
     is taken away again; the error says why."""
     fill, switch, clean = transactions(change)
     nft.run(fill, "fill the maps of table ip6 pdreactor")
@@ -406,7 +434,7 @@ def apply(nft: Nft, change: Change) -> None:
 def _undo(change: Change) -> str:
     if change.observed is None:
         return remove()
-    return _deletion(change.desired, change.desired.counters - change.observed.counters)
+    return _deletion(_only(change.desired, change.observed))
 
 
 def remove() -> str:

@@ -127,7 +127,11 @@ def test_each_kind_of_map_and_set_is_in_the_table_and_no_other() -> None:
     all_of_it = config(lan, other, none, uplinks=(wan, WAN2))
     known = after(reply(*told(P1), reason="BOUND6"), config=all_of_it)
     table = render(desired(all_of_it, known, {"wan0": True}, NOW).nat)
-    kinds = {name.partition("-")[0] for name in (*table.sets, *table.maps)}
+    over = known.uplinks["wan"].prefixes[0]._replace(superseded_at=NOW)
+    left = known._replace(uplinks={"wan": known.uplinks["wan"]._replace(prefixes=(over,))})
+    ended = render(desired(config(LAN), left, {"wan0": True}, NOW).nat)
+    kinds = {name.partition("-")[0]
+             for name in (*table.sets, *table.maps, *ended.sets, *ended.maps)}
     assert kinds == set(re.findall(r"\.It (\w+)-[A-Z]", section(MAN8, "IN THE KERNEL")))
 
 

@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "legacy": {"errors", "model", "prefix", "transition"},
     # a room for each kind of thing in the kernel: observe, diff, apply
     "nat": set(),
-    "nat.nftables": {"errors", "kernel.nft", "marks", "model"},
+    "nat.nftables": {"errors", "kernel.nft", "marks", "model", "prefix"},
     "routing": {"kernel.rtnl", "model"},
     "conntrack": {"kernel.ct", "marks", "model"},
     "report": {"model", "nat.nftables"},
