@@ -17,6 +17,8 @@ from .model import Command, Config, Translation, Uplink
 from .prefix import acceptable, shown
 
 Values = dict[str, Any]
+Span = tuple[int, int, int]
+"""(first address, last address, index of the translation)."""
 MAX_UPLINKS = 15
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,31}")
 
@@ -181,23 +183,30 @@ def _check_lengths(where: str, row: Values, mistakes: list[str]) -> None:
 def _check_translations(
     rows: list[Values], uplinks: dict[str, Values], mistakes: list[str]
 ) -> None:
-    internals: dict[str, list[tuple[int, int, str]]] = {}
-    slices: dict[str, list[tuple[int, int, str]]] = {}
+    internals: dict[str, list[Span]] = {}
+    slices: dict[str, list[Span]] = {}
     for index, row in enumerate(rows):
         where = f"translation[{index}]"
         for name in _served(row, where, uplinks, mistakes):
             if network := row.get("internal"):
-                text = f"{where}.internal = '{network}'"
-                internals.setdefault(name, []).append((*span(network), text))
+                internals.setdefault(name, []).append((*span(network), index))
                 if "subnet" in row:
                     first = row["subnet"] << 128 - network.prefixlen
                     last = first + (1 << 128 - network.prefixlen) - 1
-                    slices.setdefault(name, []).append((first, last, f"{where}.subnet"))
+                    slices.setdefault(name, []).append((first, last, index))
                     _check_fit(row, where, uplinks[name], mistakes)
     for name, spans in internals.items():
-        _sweep(spans, f"on uplink {name}", mistakes)
+        for one, other in _overlaps(spans):
+            mistakes.append(f"{_internal_of(rows, one)}: overlaps {_internal_of(rows, other)} "
+                            f"on uplink {name}")
     for name, spans in slices.items():
-        _sweep(spans, f"on uplink {name}: one slice of its prefix for both", mistakes)
+        mistakes += [f"translation[{one}].subnet: overlaps translation[{other}].subnet "
+                     f"on uplink {name}: one slice of its prefix for both"
+                     for one, other in _overlaps(spans)]
+
+
+def _internal_of(rows: list[Values], index: int) -> str:
+    return f"translation[{index}].internal = '{rows[index]['internal']}'"
 
 
 def _check_static(rows: list[Values], uplinks: dict[str, Values], mistakes: list[str]) -> None:
@@ -239,14 +248,14 @@ def _check_fit(row: Values, where: str, uplink: Values, mistakes: list[str]) -> 
         mistakes.append(f"{where}.subnet = {row['subnet']}: {reason}")
 
 
-def _sweep(spans: list[tuple[int, int, str]], what: str, mistakes: list[str]) -> None:
+def _overlaps(spans: list[Span]) -> Iterator[tuple[int, int]]:
     """Sorted by start, a span overlaps an earlier one if it starts before the last end so far."""
-    end, holder = -1, ""
-    for first, last, text in sorted(spans, key=lambda span: span[0]):
+    end, holder = -1, -1
+    for first, last, index in sorted(spans, key=lambda one: (one[0], one[2])):
         if first <= end:
-            mistakes.append(f"{text}: overlaps {holder} {what}")
+            yield index, holder
         if last > end:
-            end, holder = last, text
+            end, holder = last, index
 
 
 def _warnings(rows: list[Values]) -> Iterator[str]:
