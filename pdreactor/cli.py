@@ -10,7 +10,7 @@ from ipaddress import IPv6Network
 from typing import Any
 
 from . import __version__, log, reconciler, report
-from .errors import EX_OK, EX_SOFTWARE, EX_USAGE, ConfigError, PdreactorError, UsageError
+from .errors import EX_IOERR, EX_OK, EX_SOFTWARE, EX_USAGE, ConfigError, PdreactorError, UsageError
 from .model import Config, Delegation, Event, Uplink
 from .prefix import acceptable, parse_decimal, parse_prefix
 
@@ -45,10 +45,14 @@ def _failed(exc: Exception) -> int:
         lines = [f"{exc.path}: {mistake}" for mistake in exc.mistakes]
     elif isinstance(exc, PdreactorError):
         lines = [str(exc)]
+    elif isinstance(exc, OSError):
+        lines = [f"{exc.filename or 'output'}: {exc.strerror}"]
     else:
         lines = [f"{type(exc).__name__}: {exc} (this is a bug in pdreactor; the last rules stay)"]
     for line in lines:
         log.plain(f"pdreactor: {line}")
+    if isinstance(exc, OSError):
+        return EX_IOERR
     return exc.exit_code if isinstance(exc, PdreactorError) else EX_SOFTWARE
 
 
