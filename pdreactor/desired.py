@@ -203,8 +203,9 @@ def _uncovered(internal: IPv6Network, covered: list[IPv6Network]) -> tuple[IPv6N
 # ---- routes --------------------------------------------------------------------------------------
 
 
-MOST_AROUND = 16
-"""More runs of addresses than this in one delegation are one route for all of it."""
+MOST_AROUND = 1000
+"""More runs of addresses than this in one delegation are one route for all of it. The router's own
+way to parts of the delegation that it routes untranslated is lost then."""
 
 
 def _around(lane: Lane) -> tuple[IPv6Network, ...]:
@@ -228,5 +229,6 @@ def _routing(config: Config, state: State, lanes: list[Lane],
     around = [network for lane in lanes for network in _around(lane)]
     hairpin = partial(Route, type="anycast", table=config.priority, metric=1024)
     routes += [hairpin(net) for net in around]
-    rules = [Rule(config.priority, net, "lo", config.priority) for net in around]
+    rules = [Rule(config.priority, lane.delegated, "lo", config.priority)
+             for lane in lanes if lane.hairpin]
     return tuple(sorted(set(routes))), tuple(sorted(set(rules)))

@@ -82,11 +82,11 @@ class _Draft:
         self.maps: Elements = {}
         self.counters: set[str] = set()
         self.rules: dict[str, list[Rule]] = {name: [] for name in CHAINS}
-        self._texts: dict[int, str] = {}  # by id(): hashing ten thousand networks takes long
+        self._texts: dict[int, str] = {}  # see _text
 
     def set(self, name: str, networks: Iterable[IPv6Network]) -> str:
         """A reference to the set of these networks."""
-        return self._kept(self.sets, name, frozenset(map(self._text, networks)))
+        return self._kept(self.sets, name, frozenset(map(str, networks)))
 
     def map(self, name: str, pairs: tuple[Pair, ...]) -> str:
         """A reference to the map of these pairs."""
@@ -102,6 +102,8 @@ class _Draft:
         return f"@{same or name}{SLOT}"
 
     def _text(self, network: IPv6Network) -> str:
+        """str(), once for each object: by id(), for hashing ten thousand networks takes long. The
+        Nat that is rendered holds the networks of its pairs, so no id() is used again meanwhile."""
         text = self._texts.get(id(network))
         if text is None:
             text = self._texts[id(network)] = str(network)
@@ -179,22 +181,25 @@ def _render_lane(draft: _Draft, nat: Nat, lane: Lane, inside: str) -> None:
                    f"snat ip6 prefix to ip6 saddr map "
                    f'{draft.map(f"out-{_name(lane)}", lane.outbound)}')
     if lane.inbound:
+        targets = _targets(draft, lane, f"to-{_name(lane)}", lane.inbound)
         to = draft.map(f"in-{_name(lane)}", lane.inbound)
         draft.rule("prerouting", f"inbound {lane.uplink}",
-                   f'iifname "{lane.interface}" {_redirect(nat, lane, to)}')
+                   f'iifname "{lane.interface}" {_redirect(nat, lane, targets, to)}')
 
 
 def _render_hairpin(draft: _Draft, nat: Nat, lane: Lane, inside: str) -> None:
     """Internal hosts by their external addresses. What was redirected is known by conntrack's own
     tuple (ct original), not by a packet mark that others could overwrite. The one who asks is
     seen with the external address that it has now."""
-    redirect = _redirect(nat, lane, draft.map(f"turn-{_name(lane)}", lane.hairpin))
+    targets = _targets(draft, lane, f"loop-{_name(lane)}", lane.hairpin)
+    to = draft.map(f"turn-{_name(lane)}", lane.hairpin)
+    redirect = _redirect(nat, lane, targets, to)
     draft.rule("prerouting", f"hairpin {lane.uplink}", f"iifname {inside} {redirect}")
     draft.rule("output", f"hairpin {lane.uplink}", redirect)
     now = tuple(pair for one in nat.lanes if one.uplink == lane.uplink for pair in one.outbound)
     own = now or tuple((internal, external) for external, internal in lane.hairpin)
     draft.rule("postrouting", f"hairpin {lane.uplink}",
-               f"oifname {inside} ct status dnat ct original ip6 daddr {lane.delegated} "
+               f"oifname {inside} ct status dnat ct original ip6 daddr {targets} "
                f'snat ip6 prefix to ip6 saddr map {draft.map(f"home-{_name(lane)}", own)}')
 
 
@@ -202,9 +207,16 @@ def _name(lane: Lane) -> str:
     return f"{lane.uplink}-{lane.stamp.generation}"
 
 
-def _redirect(nat: Nat, lane: Lane, to: str) -> str:
+def _targets(draft: _Draft, lane: Lane, name: str, pairs: tuple[Pair, ...]) -> str:
+    """The external addresses of these pairs: no others are stamped. Often that is all of the
+    delegation, and else a set."""
+    targets = compact(external for external, _ in pairs)
+    return str(lane.delegated) if targets == (lane.delegated,) else draft.set(name, targets)
+
+
+def _redirect(nat: Nat, lane: Lane, targets: str, to: str) -> str:
     stamp = _mark(nat, lane.stamp._replace(inbound=True))
-    return f"ip6 daddr {lane.delegated} {stamp} dnat ip6 prefix to ip6 daddr map {to}"
+    return f"ip6 daddr {targets} {stamp} dnat ip6 prefix to ip6 daddr map {to}"
 
 
 def _mark(nat: Nat, stamp: Stamp) -> str:

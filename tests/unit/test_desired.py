@@ -175,7 +175,7 @@ def test_what_is_delegated_and_not_assigned_is_unreachable() -> None:
     delegated = N("2001:db8:4000::/56")
     assert Route(delegated, "unreachable", MAIN_TABLE, UNREACHABLE_METRIC) in found.routes
     assert Route(P1, "anycast", CONFIG.priority, 1024) in found.routes
-    assert found.rules == (Rule(CONFIG.priority, P1, "lo", CONFIG.priority),)
+    assert found.rules == (Rule(CONFIG.priority, delegated, "lo", CONFIG.priority),)
 
 
 def test_without_hairpin_no_way_around_is_needed() -> None:
@@ -184,11 +184,15 @@ def test_without_hairpin_no_way_around_is_needed() -> None:
     assert found.rules == ()
 
 
-def test_many_slices_are_one_route_around() -> None:
+@pytest.mark.parametrize(("slices", "routes"), [(32, 32), (1001, 1)])
+def test_each_run_of_slices_has_a_route_around_until_they_are_very_many(
+        slices: int, routes: int) -> None:
+    wide = N("2001:db8:4000::/48")
     many = config(*(LAN._replace(internal=N(f"fd5e:ed00:1234:{n:x}::/64"), subnet=n)
-                    for n in range(0, 64, 2)))
-    rules = wanted(after(FIRST), many).rules
-    assert [rule.destination for rule in rules] == [P1]
+                    for n in range(0, 2 * slices, 2)))
+    found = wanted(after(reply(*told(wide))), many)
+    assert len([route for route in found.routes if route.type == "anycast"]) == routes
+    assert [rule.destination for rule in found.rules] == [wide]
 
 
 def test_a_superseded_prefix_keeps_its_route_while_it_lives() -> None:

@@ -130,8 +130,10 @@ def test_each_kind_of_map_and_set_is_in_the_table_and_no_other() -> None:
     over = known.uplinks["wan"].prefixes[0]._replace(superseded_at=NOW)
     left = known._replace(uplinks={"wan": known.uplinks["wan"]._replace(prefixes=(over,))})
     ended = render(desired(config(LAN), left, {"wan0": True}, NOW).nat)
-    kinds = {name.partition("-")[0]
-             for name in (*table.sets, *table.maps, *ended.sets, *ended.maps)}
+    large = after(reply(*told(IPv6Network("2001:db8:4000::/56"))))
+    part = render(desired(config(LAN), large, {"wan0": True}, NOW).nat)
+    kinds = {name.partition("-")[0] for ruleset in (table, ended, part)
+             for name in (*ruleset.sets, *ruleset.maps)}
     assert kinds == set(re.findall(r"\.It (\w+)-[A-Z]", section(MAN8, "IN THE KERNEL")))
 
 
