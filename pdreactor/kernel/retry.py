@@ -19,7 +19,11 @@ def persistently(call: Callable[[], Result]) -> Result:
     except PdreactorError as exc:
         if not exc.retry:
             raise
-    from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+    try:
+        from tenacity import Retrying, retry_if_exception, stop_after_attempt
+        from tenacity.wait import wait_random_exponential
+    except ImportError:
+        return call()  # without tenacity once more, and what that says is said
 
     again = Retrying(
         retry=retry_if_exception(lambda exc: isinstance(exc, PdreactorError) and exc.retry),

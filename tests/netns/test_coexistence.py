@@ -74,6 +74,37 @@ table ip6 late {
 table inet pdreactor { chain input { type filter hook input priority 5; counter; }; }
 table ip pdreactor { chain x { }; }
 """
+FIREWALLD = """
+table inet firewalld {
+    chain mangle_PREROUTING { type filter hook prerouting priority mangle + 10; policy accept; }
+    chain nat_PREROUTING { type nat hook prerouting priority dstnat + 10; policy accept; }
+    chain nat_POSTROUTING {
+        type nat hook postrouting priority srcnat + 10; policy accept;
+        oifname eth0 jump nat_POST_external
+    }
+    chain nat_POST_external { meta nfproto ipv6 oifname != lo masquerade; }
+    chain filter_INPUT {
+        type filter hook input priority filter + 10; policy accept;
+        ct state { established, related } accept
+        ct status dnat accept
+        iifname lo accept
+        meta l4proto ipv6-icmp accept
+        ct state invalid drop
+        reject with icmpx admin-prohibited
+    }
+    chain filter_FORWARD {
+        type filter hook forward priority filter + 10; policy accept;
+        ct state { established, related } accept
+        ct status dnat accept
+        iifname lo accept
+        ct state invalid drop
+        oifname eth0 jump filter_FWD_external
+        reject with icmpx admin-prohibited
+    }
+    chain filter_FWD_external { accept; }
+}
+"""
+"""Written after what firewalld 1.3 makes of a zone with masquerade: its priorities and order."""
 IP6TABLES = """
 *nat
 :PREROUTING ACCEPT [0:0]
@@ -116,6 +147,7 @@ FIREWALLS: dict[str, Callable[[Lab], None]] = {
     "masquerade": through_nft(MASQUERADE),
     "stateful and masquerade": through_nft(STATEFUL + MASQUERADE),
     "at our priorities": through_nft(LATE),
+    "firewalld's chains": through_nft(FIREWALLD),
     "ip6tables": through_ip6tables,
 }
 
