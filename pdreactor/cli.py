@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from ipaddress import IPv6Network
-from typing import Any
+from typing import Any, NoReturn
 
 from . import __version__, log, reconciler, report
 from .errors import EX_IOERR, EX_OK, EX_SOFTWARE, EX_USAGE, ConfigError, PdreactorError, UsageError
@@ -60,7 +60,7 @@ def _failed(exc: Exception) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="pdreactor", description="Follow a delegated IPv6 prefix.", epilog=EPILOG)
     parser.add_argument("-c", dest="config", metavar="FILE",
                         help="configuration (PDREACTOR_CONFIG, /etc/pdreactor.toml)")
@@ -72,6 +72,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"pdreactor {__version__}")
     _add_verbs(parser.add_subparsers(metavar="VERB", required=True))
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EX_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def _add_verbs(verbs: Any) -> None:

@@ -1,12 +1,11 @@
 """/etc/pdreactor.toml -> a frozen ``Config``, or every mistake in it at once.
 
 keys.py has the keys and judges each by itself; what needs more than one to judge (overlaps, names,
-bounds) is here. This runs on each lease event: no quadratic work, and no imports that tomllib and
+bounds) is here. This runs on each lease event: no quadratic work, and no imports that typing and
 ipaddress do not need anyway (difflib only to name the nearest key).
 """
 
 import re
-import tomllib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -26,27 +25,19 @@ NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,31}")
 # ---- reading ---------------------------------------------------------------------------------
 
 
-def load(path: str) -> Config:
-    """Read and check a file; ConfigError when there is anything wrong with it."""
-    try:
-        with open(path, "rb") as file:
-            text = file.read().decode()
-    except FileNotFoundError:
-        hint = "no such file; make one with an [uplink.NAME] table, see pdreactor.toml(5)"
-        raise ConfigError(path, [hint]) from None
-    except OSError as exc:
-        raise ConfigError(path, [f"cannot be read: {exc.strerror}"]) from None
-    except ValueError as exc:
-        raise ConfigError(path, [f"is not UTF-8 text: {exc}"]) from None
-    return parse(text, path)
-
-
 def parse(text: str, path: str) -> Config:
     """Check the text of a configuration; ``path`` is only for messages."""
+    import tomllib
+
     try:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as exc:
         raise ConfigError(path, [f"is not valid TOML: {exc}"]) from None
+    return check(document, path)
+
+
+def check(document: Values, path: str) -> Config:
+    """Check a document; ConfigError with every mistake in it."""
     mistakes: list[str] = []
     top = {key: value for key, value in document.items() if key not in TOP or key in KNOWN[""]}
     general = _read(top, "", "", mistakes)

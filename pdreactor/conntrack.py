@@ -3,31 +3,37 @@ began untranslated. No other flow is touched."""
 
 from collections.abc import Iterable
 
-from . import marks
+from . import log, marks
 from .kernel import ct
-from .model import Nat, Stamp, State
+from .kernel.rtnl import Rtnl
+from .model import Nat, Stamp
 
 
 def remove_doomed(doomed: Iterable[Stamp], mask: int) -> list[str]:
     """Remove the flows with these stamps: the kernel filters, whatever the table's size."""
-    found = [marks.pack(s, mask) for s in doomed
+    found = [(marks.pack(s, mask), mask) for s in doomed
              if s.uplink <= marks.uplinks(mask) and s.generation < marks.generations(mask)]
-    ct.flush(found, mask)
+    ct.flush(found)
     return [f"remove the conntrack entries of {len(found)} dead generation(s)"] if found else []
 
 
-def remove_all(known: State, mask: int) -> None:
+def remove_all(mask: int) -> None:
     """Remove every flow that carries a stamp of ours."""
-    stamps = [Stamp(uplink.number, generation, inbound) for uplink in known.uplinks.values()
-              for generation in range(marks.generations(mask)) for inbound in (False, True)]
-    remove_doomed(stamps, mask)
+    ct.flush(marks.of_uplink(number, mask) for number in range(1, marks.uplinks(mask) + 1))
 
 
 def remove_untranslated(nat: Nat) -> list[str]:
-    """Remove flows from internal sources to the world that conntrack took in without translation,
-    while the table was missing: the guard would stop them for as long as they go on."""
+    """Remove flows from internal sources that leave by an uplink and that conntrack took in
+    without translation, while nothing was in place: the guard would stop them as long as they
+    go on."""
     internal = [net for gate in nat.gates for net in gate.internal]
     near = [net for gate in nat.gates for net in gate.bypass]
     near += [lane.delegated for lane in nat.lanes]
-    count = ct.remove_untranslated(internal, near, nat.mask)
-    return [f"remove {count} conntrack entries that began untranslated"] if count else []
+    with Rtnl() as rtnl:
+        uplinks = {rtnl.index(gate.interface) for gate in nat.gates} - {0}
+        count = ct.remove_untranslated(
+            internal, near, nat.mask, lambda target: rtnl.interface_to(target) in uplinks)
+    if count < 0:
+        log.warning(f"conntrack has more than {ct.MOST_READ} entries: flows that began "
+                    f"untranslated are not looked for, they end by their time-outs")
+    return [f"remove {count} conntrack entries that began untranslated"] if count > 0 else []

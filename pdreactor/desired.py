@@ -11,6 +11,7 @@ from ipaddress import IPv6Network
 
 from . import prefix as arithmetic
 from .model import (
+    MAIN_TABLE,
     Config,
     Desired,
     Gate,
@@ -29,7 +30,6 @@ from .model import (
     UplinkState,
 )
 
-MAIN_TABLE = 254
 UNREACHABLE_METRIC = 0x7FFFFFFF
 """Any real route to the same prefix is better than the one that says there is none."""
 
@@ -179,7 +179,9 @@ def _gate(config: Config, interface: str, served: Mapping[str, list[Serving]], s
     here = [u for u in config.uplinks if u.interface == interface]
     elsewhere = [u for u in config.uplinks if u.interface != interface]
     covered: dict[IPv6Network, list[IPv6Network]] = {}
-    for uplink in here if links.get(interface) else ():
+    for uplink in here:
+        if not links.get(interface) and uplink.prefix is None:
+            continue  # unusable; a static prefix has no event that would say when it is back
         for one in served[uplink.name]:
             if one.outbound:
                 covered.setdefault(one.translation.internal, []).extend(i for i, _ in one.pairs)

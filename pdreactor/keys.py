@@ -99,7 +99,7 @@ def _interface(value: Any) -> str:
     name = _string(value)
     if len(name) > 15 or name in (".", "..") or not re.fullmatch(r"[!-~]+", name):
         raise Refused("an interface name is 1 to 15 printable ASCII characters without blanks")
-    if bad := [c for c in "/:\"'`\\*" if c in name]:
+    if bad := [c for c in "/:\"'`\\*$%" if c in name]:
         raise Refused(f"an interface name has no {bad[0]}")
     return name
 

@@ -51,3 +51,9 @@ def unpack(mark: int, mask: int) -> Stamp | None:
     if not uplink:
         return None
     return Stamp(uplink, bits >> 1 & generations(mask) - 1, bool(bits & 1))
+
+
+def of_uplink(number: int, mask: int) -> tuple[int, int]:
+    """(mark, mask) that match every flow of one uplink."""
+    below = 1 + _widths(mask)[1] + _shift(mask)
+    return pack(Stamp(number, 0, False), mask), mask >> below << below

@@ -156,12 +156,16 @@ class Stamp(NamedTuple):
 
 
 class State(NamedTuple):
-    """The state file. ``doomed`` flows are still to be removed from conntrack."""
+    """The state file. ``doomed`` flows are still to be removed from conntrack, and while
+    ``exposed`` those that may have begun untranslated; ``numbers`` is (protocol, priority) of the
+    last pass."""
 
     uplinks: dict[str, UplinkState]
     doomed: tuple[Stamp, ...] = ()
     history: tuple[Happening, ...] = ()
     applied: tuple[tuple[str, tuple[IPv6Network, ...]], ...] = ()  # (uplink, what on_change knows)
+    exposed: bool = False
+    numbers: tuple[int, ...] = ()
 
 
 # ---- desired: what the kernel should hold ----------------------------------------------------
@@ -213,6 +217,10 @@ class Nat(NamedTuple):
     lanes: tuple[Lane, ...]
     gates: tuple[Gate, ...]
     guard: bool
+
+
+MAIN_TABLE = 254
+"""linux/rtnetlink.h RT_TABLE_MAIN."""
 
 
 class Route(NamedTuple):

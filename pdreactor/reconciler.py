@@ -12,10 +12,9 @@ from functools import partial
 from ipaddress import IPv6Network
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import events, log, state, transition
-from .config import load as load_config
-from .desired import MAIN_TABLE, desired
-from .errors import KernelError, PdreactorError, Refused
+from . import document, events, log, state, transition
+from .desired import desired
+from .errors import PdreactorError, PermissionDenied, Refused, StateError
 from .kernel.link import links, on_link
 from .kernel.nft import Nft
 from .model import Config, Desired, Event, State, Uplink
@@ -42,7 +41,7 @@ class Outcome(NamedTuple):
 
 def configuration(path: str | None, state_dir: str | None = None) -> Config:
     """The configuration: ``path``, else PDREACTOR_CONFIG, else /etc/pdreactor.toml."""
-    config = load_config(path or os.environ.get("PDREACTOR_CONFIG") or CONFIG)
+    config = document.load(path or os.environ.get("PDREACTOR_CONFIG") or CONFIG)
     return config._replace(state_dir=state_dir) if state_dir else config
 
 
@@ -52,23 +51,30 @@ def react(block: bytes, config_path: str | None, state_dir: str | None) -> None:
     interface = events.interface_of(variables)
     config = configuration(config_path or _variable(variables, "PDREACTOR_CONFIG"), state_dir)
     uplinks = [u for u in config.uplinks if u.interface == interface]
-    refused = None
+    refused, unsaved, reason = None, None, events.reason_of(variables)
     for uplink in uplinks:
         if uplink.prefix is None:
-            parse = partial(events.event_for, variables, uplink)
-            refused = _learn(config, uplink, events.reason_of(variables), parse) or refused
+            try:
+                parse = partial(events.event_for, variables, uplink)
+                refused = _learn(config, uplink, reason, parse) or refused
+            except state.Unsaved as exc:
+                unsaved = exc
     if uplinks and not (refused and len(uplinks) == 1):
-        reconcile(config, events.reason_of(variables))
+        reconcile(config, reason, unsaved)
     if refused:
         raise refused
 
 
 def tell(config: Config, uplink: Uplink, event: Event) -> None:
     """An event by hand (``set``, ``unset``). Raises Refused."""
-    refused = _learn(config, uplink, event.reason, lambda: event)
-    if refused:
-        raise refused
-    reconcile(config, event.reason)
+    unsaved = None
+    try:
+        refused = _learn(config, uplink, event.reason, lambda: event)
+        if refused:
+            raise refused
+    except state.Unsaved as exc:
+        unsaved = exc
+    reconcile(config, event.reason, unsaved)
 
 
 def prefixes(config: Config, uplink: Uplink) -> tuple[IPv6Network, ...]:
@@ -99,13 +105,19 @@ def _learn(config: Config, uplink: Uplink, reason: str,
 
 
 def update(config: Config, change: Callable[[State], State]) -> State:
-    """Change the state file below its own short lock; it is not written when nothing changes."""
+    """Change the state file below its own short lock; it is not written when nothing changes.
+
+    Raises Unsaved, which has the state, when it cannot be written.
+    """
     with state.Lock(config.state_dir, "state.lock", STATE_WAIT):
         before, damage = state.load(config.state_dir)
         after = change(before)
         if after != before or damage:
-            state.sweep(config.state_dir)
-            state.save(config.state_dir, after)
+            try:
+                state.sweep(config.state_dir)
+                state.save(config.state_dir, after)
+            except (StateError, PermissionDenied) as exc:
+                raise state.Unsaved(after, exc) from exc
     if damage:
         log.warning(damage)
     return after
@@ -114,26 +126,36 @@ def update(config: Config, change: Callable[[State], State]) -> State:
 # ---- the pass ------------------------------------------------------------------------------------
 
 
-def reconcile(config: Config, reason: str) -> Outcome:
-    """One pass. Raises what went wrong, after everything else that could be done was done."""
+def reconcile(config: Config, reason: str, unsaved: state.Unsaved | None = None) -> Outcome:
+    """One pass. Raises what went wrong, after everything else that could be done was done.
+
+    With ``unsaved`` the state is what could not be written just now.
+    """
+    errors: list[PdreactorError] = [unsaved] if unsaved else []
     with state.Lock(config.state_dir, "pass.lock", PASS_WAIT):
-        known = update(config, lambda before: current(before, config))
-        wanted = wish(config, known)
-        translation = _reconcile_nat(wanted)
-        errors: list[PdreactorError] = []
-        changes = [*translation.words]
-        for step in (_reconcile_routes, _clean_conntrack):
+        known = current(unsaved.known, config) if unsaved else _up_to_date(config, errors)
+        work = _Work(config, known, wish(config, known))
+        changes = _switch_nat(work)
+        for step in (_finish_nat, _reconcile_routes, _clean_conntrack, _note_applied):
             try:
-                changes += step(config, known, wanted, translation)
+                changes += step(work)
             except PdreactorError as exc:
                 errors.append(exc)
-        told = _tell_applied(config, known, wanted)
+    document.keep()
     if changes:
         log.info("changed", reason=reason, changes=changes)
-    _run_commands(config, reason, told)
+    _run_commands(config, reason, work.told)
     if errors:
         raise errors[0]
-    return Outcome(tuple(changes), wanted)
+    return Outcome(tuple(changes), work.wanted)
+
+
+def _up_to_date(config: Config, errors: list[PdreactorError]) -> State:
+    try:
+        return update(config, lambda before: current(before, config))
+    except state.Unsaved as exc:
+        errors.append(exc)
+        return exc.known
 
 
 def current(known: State, config: Config) -> State:
@@ -149,74 +171,97 @@ def current(known: State, config: Config) -> State:
 
 def wish(config: Config, known: State) -> Desired:
     """What the kernel should hold just now."""
-    names = [uplink.interface for uplink in config.uplinks]
-    return desired(config, known, links(names), int(time.time()))
+    return desired(config, known, _links(config), int(time.time()))
 
 
-class _Translation(NamedTuple):
-    words: list[str]
-    change: nftables.Change | None
+def _links(config: Config) -> dict[str, bool]:
+    return links(uplink.interface for uplink in config.uplinks)
 
 
-def _reconcile_nat(wanted: Desired) -> _Translation:
-    nft = Nft()
-    change = nftables.plan(wanted.nat, nftables.observe(nft))
-    if change is None:
-        return _Translation([], None)
-    nftables.apply(nft, change)
-    after = nftables.observe(nft)
-    if after is None or not nftables.same(change.desired, after):
-        raise KernelError("table ip6 pdreactor is not as it was written: another program changes "
-                          "it at the same time; nft monitor shows which")
-    return _Translation(nftables.words(change), change)
+class _Work:
+    """What one pass works with."""
+
+    def __init__(self, config: Config, known: State, wanted: Desired) -> None:
+        self.config, self.known, self.wanted = config, known, wanted
+        self.exposed = known.exposed
+        self.told: list[dict[str, str]] = []  # variables for on_change, by uplink
+        self.nft = Nft()
+        self.change = nftables.plan(wanted.nat, nftables.observe(self.nft))
 
 
-def _reconcile_routes(config: Config, known: State, wanted: Desired,
-                      translation: _Translation) -> list[str]:
+def _switch_nat(work: _Work) -> list[str]:
+    """The part that users wait for."""
+    if work.change is None:
+        return []
+    if nftables.exposed(work.change) and not work.exposed:
+        work.exposed = True
+        try:
+            update(work.config, lambda s: s._replace(exposed=True))
+        except StateError:
+            pass  # it is said at the end, by whatever else has to be written
+    nftables.apply(work.nft, work.change)
+    return nftables.words(work.change)
+
+
+def _finish_nat(work: _Work) -> list[str]:
+    if work.change is not None:
+        nftables.clean(work.nft, work.change)
+    return []
+
+
+def _reconcile_routes(work: _Work) -> list[str]:
     from . import routing
     from .kernel.rtnl import Rtnl
 
+    numbers = (work.config.protocol, work.config.priority)
     with Rtnl() as rtnl:
-        tables = (MAIN_TABLE, config.priority)
-        change = routing.plan(rtnl, wanted, tables, config.protocol)
-        routing.apply(rtnl, change, config.protocol)
-    return routing.words(change)
+        lines = routing.reconcile(rtnl, work.wanted.routes, work.wanted.rules, *numbers)
+        if work.known.numbers not in ((), numbers):  # the configuration had others
+            lines += routing.reconcile(rtnl, (), (), *work.known.numbers)
+    if work.known.numbers != numbers:
+        update(work.config, lambda s: s._replace(numbers=numbers))
+    return lines
 
 
-def _clean_conntrack(config: Config, known: State, wanted: Desired,
-                     translation: _Translation) -> list[str]:
-    """Remove the flows of dead generations, and those that began untranslated while the table was
-    missing: they would stay so."""
-    fresh = translation.change is not None and translation.change.observed is None
-    if not known.doomed and not (fresh and any(lane.outbound for lane in wanted.nat.lanes)):
+def _clean_conntrack(work: _Work) -> list[str]:
+    """Remove the flows of dead generations, and those that began untranslated while there was
+    nothing to stop them: they would stay so."""
+    doomed, mask = work.known.doomed, work.config.ct_mark_mask
+    exposed = work.exposed and any(lane.outbound for lane in work.wanted.nat.lanes)
+    if not doomed and not exposed:
         return []
     from . import conntrack
 
-    lines = conntrack.remove_doomed(known.doomed, config.ct_mark_mask)
-    if known.doomed:
-        done = set(known.doomed)
-        update(config, lambda s: s._replace(doomed=tuple(d for d in s.doomed if d not in done)))
-    return lines + (conntrack.remove_untranslated(wanted.nat) if fresh else [])
+    lines = conntrack.remove_doomed(doomed, mask)
+    if exposed:
+        lines += conntrack.remove_untranslated(work.wanted.nat)
+    done = set(doomed)
+    update(work.config, lambda s: s._replace(
+        doomed=tuple(stamp for stamp in s.doomed if stamp not in done),
+        exposed=s.exposed and not exposed))
+    return lines
 
 
 # ---- after a change ------------------------------------------------------------------------------
 
 
-def _tell_applied(config: Config, known: State, wanted: Desired) -> list[dict[str, str]]:
-    """Note in the state which prefixes are in use; returns what to tell on_change about it."""
-    applied = {u.name: tuple(sorted({lane.delegated for lane in wanted.nat.lanes
+def _note_applied(work: _Work) -> list[str]:
+    """Note in the state which prefixes are in use, and what to tell on_change about it."""
+    config, known = work.config, work.known
+    applied = {u.name: tuple(sorted({lane.delegated for lane in work.wanted.nat.lanes
                                      if lane.uplink == u.name and lane.outbound}))
                for u in config.uplinks}
     before = dict(known.applied)
     if applied == {name: before.get(name, ()) for name in applied}:
         return []
     update(config, lambda s: s._replace(applied=tuple(applied.items())))
-    return [{
+    work.told = [{
         "PDREACTOR_UPLINK": uplink.name,
         "PDREACTOR_INTERFACE": uplink.interface,
         "PDREACTOR_PREFIX": " ".join(map(str, applied[uplink.name])),
         "PDREACTOR_OLD_PREFIX": " ".join(map(str, before.get(uplink.name, ()))),
     } for uplink in config.uplinks if applied[uplink.name] != before.get(uplink.name, ())]
+    return []
 
 
 def _run_commands(config: Config, reason: str, told: list[dict[str, str]]) -> None:
@@ -248,27 +293,53 @@ def look(config: Config) -> "View":
     observed = nftables.observe(Nft())
     change = nftables.plan(wanted.nat, observed)
     with Rtnl() as rtnl:
-        routes = routing.plan(rtnl, wanted, (MAIN_TABLE, config.priority), config.protocol)
+        routes = routing.plan(rtnl, wanted.routes, wanted.rules, config.protocol, config.priority)
     pending = [*(nftables.words(change) if change else ()), *routing.words(routes)]
     if known.doomed:
         pending.append(f"remove the conntrack entries of {len(known.doomed)} dead generation(s)")
-    return View(known, wanted, observed, tuple(pending), damage)
+    return View(known, wanted, observed, _links(config), tuple(pending), damage)
 
 
 def flush(config: Config, *, forget: bool) -> None:
-    """Take everything of ours out of the kernel, and with ``forget`` the state too."""
-    from . import conntrack, routing
+    """Take everything of ours out of the kernel, and with ``forget`` the state too.
+
+    Each step is tried, whatever becomes of the others; the first error is raised at the end.
+    """
+    errors: list[PdreactorError] = []
+    with state.Lock(config.state_dir, "pass.lock", PASS_WAIT):
+        for step in (_flush_nat, _flush_routes, _flush_flows, *([] if forget else [_flush_state])):
+            try:
+                step(config)
+            except PdreactorError as exc:
+                errors.append(exc)
+        if forget:
+            state.forget(config.state_dir)
+    if errors:
+        raise errors[0]
+
+
+def _flush_nat(config: Config) -> None:
+    Nft().run(nftables.remove(), "remove table ip6 pdreactor")
+
+
+def _flush_routes(config: Config) -> None:
+    from . import routing
     from .kernel.rtnl import Rtnl
 
-    with state.Lock(config.state_dir, "pass.lock", PASS_WAIT):
-        known, _ = state.load(config.state_dir, keep=True)
-        Nft().run(nftables.remove(), "remove table ip6 pdreactor")
-        nothing = Desired(wish(config, State({})).nat, (), (), ())
-        with Rtnl() as rtnl:
-            change = routing.plan(rtnl, nothing, (MAIN_TABLE, config.priority), config.protocol)
-            routing.apply(rtnl, change, config.protocol)
-        conntrack.remove_all(known, config.ct_mark_mask)
-        if not forget:
-            update(config, lambda s: s._replace(doomed=(), applied=()))
-            return
-    state.forget(config.state_dir)
+    try:
+        before, _ = state.load(config.state_dir, keep=True)
+    except StateError:
+        before = State({})  # unreadable: the configuration's numbers have to do
+    with Rtnl() as rtnl:
+        for numbers in {before.numbers, (config.protocol, config.priority)} - {()}:
+            routing.reconcile(rtnl, (), (), *numbers)
+
+
+def _flush_flows(config: Config) -> None:
+    from . import conntrack
+
+    conntrack.remove_all(config.ct_mark_mask)
+
+
+def _flush_state(config: Config) -> None:
+    update(config, lambda s: s._replace(doomed=(), applied=(), exposed=False, numbers=()))

@@ -29,6 +29,7 @@ class View(NamedTuple):
     known: State
     wanted: Desired
     observed: Ruleset | None
+    links: dict[str, bool]
     pending: tuple[str, ...]
     damage: str
 
@@ -42,9 +43,9 @@ def status(config: Config, view: View, now: int) -> dict[str, Any]:
     problems = [{"uplink": p.uplink, "message": p.message} for p in view.wanted.problems]
     translations = [_translation(t, serving, kernel) for t in config.translations]
     wrong = [view.damage] if view.damage else []
-    usable = all(any(u["usable"] for u in t["uplinks"]) for t in translations)
-    down = {p.uplink for p in view.wanted.problems if p.message.startswith("interface ")}
-    usable = usable and all(set(t.uplinks) - down for t in config.translations)
+    down = {u.name for u in config.uplinks if not view.links.get(u.interface)}
+    usable = all(any(u["usable"] and u["uplink"] not in down for u in t["uplinks"])
+                 for t in translations)
     return {
         "ok": usable and not view.pending and not wrong,
         "uplinks": [_uplink(u, view, now, u.name not in down) for u in config.uplinks],

@@ -1,10 +1,11 @@
 """Routes and policy rules of ours: observe, diff, apply. Known by their protocol number; nothing
 without it is touched. New ones are added before old ones go."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from .kernel.rtnl import REJECTING, Rtnl
-from .model import Desired, Route, Rule
+from .model import MAIN_TABLE, Route, Rule
 
 
 class Change(NamedTuple):
@@ -19,23 +20,33 @@ class Change(NamedTuple):
         return any(self)
 
 
-def plan(rtnl: Rtnl, wanted: Desired, tables: tuple[int, ...], protocol: int) -> Change:
-    """What it takes to get from what the kernel has in ``tables`` to what is wanted.
+def reconcile(rtnl: Rtnl, routes: Iterable[Route], rules: Iterable[Rule], protocol: int,
+              priority: int) -> list[str]:
+    """Bring the kernel to these routes and rules; returns the change for people."""
+    change = plan(rtnl, routes, rules, protocol, priority)
+    apply(rtnl, change, protocol)
+    return words(change)
+
+
+def plan(rtnl: Rtnl, routes: Iterable[Route], rules: Iterable[Rule], protocol: int,
+         priority: int) -> Change:
+    """What it takes to get from what the kernel has, in the main table and in the one numbered
+    ``priority``, to these routes and rules.
 
     An unreachable route that somebody else has for the same prefix (dhcpcd adds one) serves.
     """
-    seen = [one for table in tables for one in rtnl.routes(table)]
+    seen = [one for table in (MAIN_TABLE, priority) for one in rtnl.routes(table)]
     ours = {one.route for one in seen if one.protocol == protocol}
     served = {(one.route.destination, one.route.table) for one in seen
               if one.protocol != protocol and one.route.type in REJECTING}
-    routes = {r for r in wanted.routes
+    wanted = {r for r in routes
               if r.type not in REJECTING or (r.destination, r.table) not in served}
-    rules = {one.rule for one in rtnl.rules() if one.protocol == protocol}
+    there = {one.rule for one in rtnl.rules() if one.protocol == protocol}
     return Change(
-        tuple(sorted(routes - ours)),
-        tuple(sorted(set(wanted.rules) - rules)),
-        tuple(sorted(rules - set(wanted.rules))),
-        tuple(sorted(ours - routes)),
+        tuple(sorted(wanted - ours)),
+        tuple(sorted(set(rules) - there)),
+        tuple(sorted(there - set(rules))),
+        tuple(sorted(ours - wanted)),
     )
 
 
@@ -60,7 +71,7 @@ def words(change: Change) -> list[str]:
 
 
 def _route(route: Route) -> str:
-    table = "" if route.table == 254 else f" in table {route.table}"
+    table = "" if route.table == MAIN_TABLE else f" in table {route.table}"
     return f"{route.type} route to {route.destination}{table}"
 
 

@@ -7,11 +7,13 @@ Layout on disk, below ``state_dir``::
     pass.lock            held while the kernel is changed (longer): an event never waits for it
     state.json.old       the state before: what counts when state.json turns out damaged
     state.json.damaged   the last file that could not be read, set aside
+    config.json          the configuration as it was last read (document.py)
 
 A file is replaced by: temporary file beside it, fsync, rename, fsync of the directory (rename(2),
 fsync(2)). The locks are flock(2) locks: they end with their process, nothing is left behind.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -42,7 +44,9 @@ class Lock:
         try:
             self.fd = os.open(self.path, flags, 0o600)
         except OSError as exc:
-            raise _error("open the lock", self.path, exc) from exc
+            if exc.errno != errno.EROFS:
+                raise _error("open the lock", self.path, exc) from exc
+            self.fd = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_CLOEXEC)
         deadline = time.monotonic() + self.timeout
         while not self._taken():
             if time.monotonic() > deadline:
@@ -63,6 +67,15 @@ class Lock:
         os.close(self.fd)
 
 
+class Unsaved(StateError):
+    """The state could not be written; ``known`` is what it would be, for this pass."""
+
+    def __init__(self, known: State, reason: StateError | PermissionDenied) -> None:
+        super().__init__(str(reason))
+        self.known = known
+        self.exit_code = reason.exit_code
+
+
 def load(directory: str, *, keep: bool = False) -> tuple[State, str]:
     """The state of ``directory`` and, when its file was damaged, a line that says so.
 
@@ -73,7 +86,8 @@ def load(directory: str, *, keep: bool = False) -> tuple[State, str]:
     try:
         return decode(_read(path)), ""
     except (FileNotFoundError, NotADirectoryError):
-        return State({}), ""
+        known, what = _before(path)
+        return known, f"{path} is missing: {what}" if known != State({}) else ""
     except OSError as exc:
         raise _error("read", path, exc) from exc
     except DAMAGE as exc:
@@ -107,11 +121,13 @@ def save(directory: str, state: State) -> None:
 
 def _keep(path: str) -> None:
     """Give the file that is about to be replaced a second name."""
-    _remove(f"{path}.old")
+    second = f"{path}.{os.getpid()}.old.tmp"  # not replace_file's name: that is opened to write
     try:
-        os.link(path, f"{path}.old")
+        os.link(path, second)
+        os.rename(second, f"{path}.old")
     except OSError:
         pass  # the first save, or a file system without links
+    _remove(second)  # rename(2) leaves it when both names are of one file already
 
 
 def replace_file(path: str, content: bytes, mode: int = 0o600) -> None:
@@ -135,7 +151,7 @@ def forget(directory: str) -> None:
     """Remove every file of ours from the state directory, and the directory when it is empty."""
     names = os.listdir(directory) if os.path.isdir(directory) else []
     for name in names:
-        if name.startswith(FILE) or name in ("state.lock", "pass.lock"):
+        if name.startswith(FILE) or name in ("state.lock", "pass.lock", "config.json"):
             _remove(os.path.join(directory, name))
     try:
         os.rmdir(directory)
@@ -161,6 +177,8 @@ def encode(state: State) -> bytes:
         "doomed": [list(stamp) for stamp in state.doomed],
         "history": [happening._asdict() for happening in state.history],
         "applied": {name: [str(n) for n in networks] for name, networks in state.applied},
+        "exposed": state.exposed,
+        "numbers": list(state.numbers),
     }
     return json.dumps(document, indent=1).encode() + b"\n"
 
@@ -181,7 +199,8 @@ def decode(raw: bytes) -> State:
     history = tuple(_happening_in(entry) for entry in document["history"])
     applied = tuple((str(name), tuple(_network(n) for n in networks))
                     for name, networks in document["applied"].items())
-    return State(uplinks, doomed, history, applied)
+    numbers = tuple(_number(n) for n in document.get("numbers", ()))
+    return State(uplinks, doomed, history, applied, bool(document.get("exposed")), numbers)
 
 
 def _uplink_out(uplink: UplinkState) -> dict[str, Any]:
@@ -235,8 +254,12 @@ def _network(text: Any) -> IPv6Network:
     return network
 
 
+LARGEST = 1 << 36
+"""Beyond any sensible number here; as a point in time it is in the year 4147."""
+
+
 def _number(value: Any, low: int = 0) -> int:
-    if type(value) is not int or not low <= value < 1 << 62:
+    if type(value) is not int or not low <= value < LARGEST:
         raise ValueError(f"not a number from {low}: {value!r}")
     return value
 

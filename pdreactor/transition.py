@@ -79,14 +79,34 @@ def after_configuration(state: State, config: Config, now: int) -> State:
     """The state with the static prefixes of the configuration in it, as if an event told them, and
     with numbers that fit its mask."""
     state = _fitting(state, config)
+    for name in state.uplinks.keys() - {uplink.name for uplink in config.uplinks}:
+        state = _without(state, name, now)
     for uplink in config.uplinks:
         known = state.uplinks.get(uplink.name, UplinkState(0)).prefixes
         if uplink.prefix is not None and [p.network for p in known] != [uplink.prefix]:
-            told = Delegation(uplink.prefix, None, None, None)
-            gone = (Delegation(p.network, None, 0, 0) for p in known if p.network != uplink.prefix)
-            event = Event("static", uplink.interface, (told, *gone))
-            state = after_event(state, event, uplink, config, now)
+            state = _with_static(state, uplink, uplink.prefix, config, now)
     return state
+
+
+def _without(state: State, name: str, now: int) -> State:
+    """The configuration has this uplink no more: all its flows end."""
+    nothing = state.uplinks[name]._replace(prefixes=())
+    state = _replace(state, name, nothing, Event("not configured", ""), now)
+    return state._replace(uplinks={k: v for k, v in state.uplinks.items() if k != name})
+
+
+def _with_static(state: State, uplink: Uplink, prefix: IPv6Network, config: Config,
+                 now: int) -> State:
+    known = state.uplinks.get(uplink.name, UplinkState(0))
+    told = Delegation(prefix, None, None, None)
+    gone = (Delegation(p.network, None, 0, 0) for p in known.prefixes if p.network != prefix)
+    event = Event("static", uplink.interface, (told, *gone))
+    try:
+        return after_event(state, event, uplink, config, now)
+    except Refused as refused:
+        if known.refusal and known.refusal.message == str(refused):
+            return state
+        return after_refusal(state, uplink.name, "static", str(refused), config, now)
 
 
 def _fitting(state: State, config: Config) -> State:

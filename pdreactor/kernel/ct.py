@@ -6,24 +6,25 @@ faster than reading them. ``NFCTSocket`` is told the family, because its default
 
 import errno
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
 from .retry import persistently
-from .rtnl import explained  # first: it explains a missing pyroute2
+from .rtnl import dumped, explained  # first: it explains a missing pyroute2
 
 from pyroute2.netlink.exceptions import NetlinkError  # isort: skip
 from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple, NFCTSocket  # isort: skip
 
 
-def flush(marks: Iterable[int], mask: int) -> None:
-    """Remove every IPv6 flow whose mark, below ``mask``, is one of ``marks``. None of them is 0."""
+def flush(marks: Iterable[tuple[int, int]]) -> None:
+    """Remove every IPv6 flow that has one of these (mark, mask)."""
     sock = NFCTSocket(nfgen_family=socket.AF_INET6)
     try:
-        for mark in marks:
+        for mark, mask in marks:
             if mark & mask:  # 0 would be every flow that is not ours
-                persistently(lambda mark=mark: _flush(sock, mark, mask))  # type: ignore[misc]
+                persistently(partial(_flush, sock, mark, mask))
     finally:
         sock.close()
 
@@ -35,20 +36,26 @@ def _flush(sock: NFCTSocket, mark: int, mask: int) -> None:
         raise explained(exc, f"remove the flows with conntrack mark {mark:#010x}") from exc
 
 
-MOST_READ = 50_000
-"""Entries. Reading more takes pyroute2 many seconds while dhcpcd waits; they time out instead."""
+MOST_READ = 20_000
+"""Entries. Reading more takes pyroute2 seconds, and memory, while dhcpcd waits."""
 WORLD = IPv6Network("2000::/3")
 
 
-def remove_untranslated(internal: list[IPv6Network], near: list[IPv6Network], mask: int) -> int:
-    """Remove unstamped flows from ``internal`` to the world (and not to ``near``) whose answers
-    come back to the internal address. Returns how many."""
+def remove_untranslated(internal: list[IPv6Network], near: list[IPv6Network], mask: int,
+                        leaves: Callable[[IPv6Address], bool]) -> int:
+    """Remove unstamped flows from ``internal`` to the world (not to ``near``, and only what
+    ``leaves`` by an uplink) whose answers come back to the internal address.
+
+    Returns how many; -1 when there is too much to read.
+    """
     if _count() > MOST_READ:
-        return 0
+        return -1
     sock = NFCTSocket(nfgen_family=socket.AF_INET6)
     try:
-        found = [tup for entry in sock.dump() if not (entry.get_attr("CTA_MARK") or 0) & mask
-                 and (tup := _untranslated(entry, internal, near))]
+        found = [tup for entry in dumped(sock.dump, "read the conntrack entries")
+                 if not (entry.get_attr("CTA_MARK") or 0) & mask
+                 and (tup := _untranslated(entry, internal, near))
+                 and leaves(IPv6Address(tup.daddr))]
         for tup in found:
             _delete(sock, tup)
         return len(found)

@@ -50,15 +50,21 @@ class Nft:
         if code:
             raise _explained(error, doing)
 
+    def _listed(self, family: str, name: str) -> str | None:
+        code, output, error = self._nft.cmd(f"list table {family} {name}")
+        if code and ABSENT in error:
+            return None
+        if code:
+            raise _explained(error, f"read table {family} {name}")
+        return str(output)
+
     def list_table(self, family: str, name: str) -> list[dict[str, Any]] | None:
         """The table's objects as libnftables-json(5) has them; None when there is no such table."""
         import json
 
-        code, output, error = self._nft.cmd(f"list table {family} {name}")
-        if code:
-            if ABSENT in error:
-                return None
-            raise _explained(error, f"read table {family} {name}")
+        output = persistently(lambda: self._listed(family, name))
+        if output is None:
+            return None
         try:
             objects: list[dict[str, Any]] = json.loads(output)["nftables"]
         except ValueError as exc:  # 1.0.6 prints garbage for the names of some table flags
@@ -82,4 +88,4 @@ def _explained(error: str, doing: str) -> KernelError | PermissionDenied:
     if any(text in error for text in FORBIDDEN):
         return PermissionDenied(f"cannot {doing}: {line}; this needs root or CAP_NET_ADMIN")
     kind = KernelBusy if any(text in error for text in BUSY) else KernelError
-    return kind(f"cannot {doing}: {line} (what was there before stays in force)")
+    return kind(f"cannot {doing}: {line}")

@@ -2,8 +2,8 @@
 
 import errno
 import socket
-from collections.abc import Iterator
-from ipaddress import IPv6Network
+from collections.abc import Callable, Iterable, Iterator
+from ipaddress import IPv6Address, IPv6Network
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -54,7 +54,8 @@ class Rtnl:
 
     def routes(self, table: int) -> Iterator[SeenRoute]:
         """All IPv6 routes of one table whose destination is not the default."""
-        for message in self._ip.get_routes(family=socket.AF_INET6, table=table):
+        for message in dumped(lambda: self._ip.get_routes(family=socket.AF_INET6, table=table),
+                              "read the routes"):
             destination = message.get_attr("RTA_DST")
             if destination and (message.get_attr("RTA_TABLE") or message["table"]) == table:
                 network = IPv6Network((destination, message["dst_len"]))
@@ -64,13 +65,29 @@ class Rtnl:
 
     def rules(self) -> Iterator[SeenRule]:
         """The IPv6 policy rules that have a destination and an incoming interface."""
-        for message in self._ip.get_rules(family=socket.AF_INET6):
+        for message in dumped(lambda: self._ip.get_rules(family=socket.AF_INET6),
+                              "read the policy rules"):
             destination, iif = message.get_attr("FRA_DST"), message.get_attr("FRA_IIFNAME")
             if destination and iif:
                 rule = Rule(message.get_attr("FRA_PRIORITY") or 0,
                             IPv6Network((destination, message["dst_len"])), iif,
                             message.get_attr("FRA_TABLE") or message["table"])
                 yield SeenRule(rule, _protocol(message))
+
+    def index(self, interface: str) -> int:
+        """The number of an interface; 0 when it does not exist."""
+        try:
+            return socket.if_nametoindex(interface)
+        except OSError:
+            return 0
+
+    def interface_to(self, target: IPv6Address) -> int:
+        """The number of the interface that packets to an address leave by; 0 for none."""
+        try:
+            found = self._ip.route("get", family=socket.AF_INET6, dst=str(target))
+        except NetlinkError:
+            return 0  # no route
+        return int(found[0].get_attr("RTA_OIF") or 0) if found else 0
 
     def route(self, command: str, route: Route, protocol: int) -> None:
         """Add ("add") or delete ("del") a route; one that is there, or gone, already is fine."""
@@ -109,9 +126,22 @@ def _protocol(message: Any) -> int:
     return value[0] if isinstance(value, (bytes, tuple, list)) else int(value or 0)
 
 
+def dumped(dump: Callable[[], Iterable[Any]], doing: str) -> list[Any]:
+    """What a dump says, asked again while the kernel interrupts it."""
+
+    def attempt() -> list[Any]:
+        try:
+            return list(dump())
+        except NetlinkError as exc:
+            raise explained(exc, doing) from exc
+
+    return persistently(attempt)
+
+
 def explained(exc: NetlinkError, doing: str) -> KernelError | PermissionDenied:
     """The error of ours that a netlink error is."""
     reason = f"cannot {doing}: {exc.args[-1]}"
     if exc.code in (errno.EPERM, errno.EACCES):
         return PermissionDenied(f"{reason}; this needs root or CAP_NET_ADMIN")
-    return KernelBusy(reason) if exc.code in BUSY else KernelError(reason)
+    interrupted = exc.code < 0  # NetlinkDumpInterrupted
+    return KernelBusy(reason) if interrupted or exc.code in BUSY else KernelError(reason)

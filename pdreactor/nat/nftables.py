@@ -432,15 +432,35 @@ def _deletion(ruleset: Ruleset) -> str:
 def apply(nft: Nft, change: Change) -> None:
     """Run the change. When the switch fails the old rules are still in force, and what was filled
     is taken away again; the error says why."""
-    fill, switch, clean = transactions(change)
-    nft.run(fill, "fill the maps of table ip6 pdreactor")
+    fill, switch, _ = transactions(change)
+    nft.run(fill, "fill the maps of table ip6 pdreactor (the rules stay as they were)")
     try:
-        nft.run(switch, "switch the rules of table ip6 pdreactor")
+        nft.run(switch, "switch the rules of table ip6 pdreactor (they stay as they were)")
     except KernelError:
-        nft.run(_undo(change), "remove what was not used of table ip6 pdreactor")
+        try:
+            nft.run(_undo(change), "remove what was not used of table ip6 pdreactor")
+        except KernelError:
+            pass  # somebody took it away meanwhile; why the switch failed is what counts
         raise
-    if clean:
-        nft.run(clean, "delete the old maps of table ip6 pdreactor")
+
+
+def clean(nft: Nft, change: Change) -> None:
+    """Delete what the change left over, and look whether the table is as desired."""
+    if text := _clean(change):
+        nft.run(text, "delete the old maps of table ip6 pdreactor")
+    after = observe(nft)
+    if after is None or not same(change.desired, after):
+        raise KernelError("table ip6 pdreactor is not as it was written: another program changes "
+                          "it at the same time; nft monitor shows which")
+
+
+def exposed(change: Change) -> bool:
+    """True when before this change nothing kept untranslated packets from leaving."""
+    observed = change.observed
+    if observed is None or observed.flags:
+        return True
+    rules = (*observed.rules.get("guard", ()), *observed.rules.get("postrouting", ()))
+    return not any(rule.comment.startswith(("untranslated ", "outbound ")) for rule in rules)
 
 
 def _undo(change: Change) -> str:

@@ -63,7 +63,8 @@ def test_a_wrong_command_line_is_64(box: Box, arguments: tuple[str, ...]) -> Non
     run = box.cli(*arguments)
     assert run.returncode == 64
     assert run.stdout == ""
-    assert "usage:" in run.stderr
+    assert run.stderr.startswith("pdreactor") and run.stderr.endswith(" --help\n")
+    assert run.stderr.count("\n") == 1
 
 
 # ---- check -------------------------------------------------------------------------------------

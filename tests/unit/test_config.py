@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdreactor import config
+from pdreactor import config, document
 from pdreactor.errors import ConfigError
 from pdreactor.model import Command, Config, Translation, Uplink
 
@@ -256,7 +256,7 @@ def test_ten_thousand_translations_load_quickly() -> None:
 
 def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.toml: no such file; make one"):
-        config.load(str(tmp_path / "none.toml"))
+        document.load(str(tmp_path / "none.toml"))
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_a_file_that_is_not_toml_is_a_mistake(tmp_path: Path, content: bytes) ->
     path = tmp_path / "p.toml"
     path.write_bytes(content)
     with pytest.raises(ConfigError):
-        config.load(str(path))
+        document.load(str(path))
 
 
 def test_a_syntax_error_says_the_line() -> None:
@@ -275,14 +275,14 @@ def test_a_syntax_error_says_the_line() -> None:
 
 def test_a_directory_is_a_mistake(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
-        config.load(str(tmp_path))
+        document.load(str(tmp_path))
 
 
 def test_a_correct_file_needs_no_heavy_import(tmp_path: Path) -> None:
     path = tmp_path / "p.toml"
     path.write_text(SMALLEST)
     code = (
-        "import sys; from pdreactor import config; config.load(sys.argv[1]);"
+        "import sys; from pdreactor import document; document.load(sys.argv[1]);"
         "print({'difflib', 'dataclasses', 'inspect'} & sys.modules.keys())"
     )
     done = subprocess.run(

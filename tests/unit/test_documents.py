@@ -87,7 +87,7 @@ def test_each_key_of_the_status_document_is_described() -> None:
     known = after(reply(*told(P1), reason="BOUND6"), reply(*told(P2)))
     known = transition.after_refusal(known, "wan", "RENEW6", "no", CONFIG, NOW)
     known = transition.after_refusal(known, "wan", "RENEW6", "no", CONFIG, NOW)
-    view = report.View(known, desired(CONFIG, known, {}, NOW), None, ("add it",), "damaged")
+    view = report.View(known, desired(CONFIG, known, {}, NOW), None, {}, ("add it",), "damaged")
     document = report.status(CONFIG, view, NOW)
     assert document["translations"][0]["uplinks"][0]["inbound_only"]
     assert document["problems"] and document["uplinks"][0]["refusal"]

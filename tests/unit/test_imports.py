@@ -30,16 +30,17 @@ ALLOWED: dict[str, set[str]] = {
     "desired": {"model", "prefix", "marks"},
     # files and lines
     "state": {"errors", "model"},
+    "document": {"config", "errors", "model", "state"},
     "log": set(),
     "legacy": {"errors", "model", "prefix", "transition"},
     # a room for each kind of thing in the kernel: observe, diff, apply
     "nat": set(),
     "nat.nftables": {"errors", "kernel.nft", "marks", "model", "prefix"},
     "routing": {"kernel.rtnl", "model"},
-    "conntrack": {"kernel.ct", "marks", "model"},
+    "conntrack": {"kernel.ct", "kernel.rtnl", "log", "marks", "model"},
     "report": {"model", "nat.nftables"},
     # the only orchestrator, and what calls it
-    "reconciler": {"config", "conntrack", "desired", "errors", "events", "kernel.link",
+    "reconciler": {"document", "conntrack", "desired", "errors", "events", "kernel.link",
                    "kernel.nft", "kernel.process", "kernel.rtnl", "legacy", "log", "model",
                    "nat.nftables", "report", "routing", "state", "transition"},
     "hook": {"errors", "log", "reasons", "reconciler"},

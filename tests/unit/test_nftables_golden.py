@@ -72,6 +72,7 @@ def test_the_kernel_takes_the_text_and_a_second_pass_writes_nothing(name: str) -
         nft = Nft()
         if name in CHANGES:
             nftables.apply(nft, nftables.Change(None, placed(CHANGES[name])))
+            nftables.clean(nft, nftables.Change(None, placed(CHANGES[name])))
         run(nft, name)
         seen = nftables.observe(nft)
         assert seen == as_observed(change(name).desired)
@@ -106,6 +107,7 @@ def go_to(nft: Nft, name: str) -> None:
     found = nftables.plan(SCENARIOS[name], nftables.observe(nft))
     if found is not None:
         nftables.apply(nft, found)
+        nftables.clean(nft, found)
 
 
 def built_afresh(name: str) -> dict[str, Any]:
@@ -158,6 +160,7 @@ def test_a_switch_that_fails_leaves_the_old_rules_and_no_new_maps() -> None:
         bad = {"guard": (nftables.Rule("bad", "oifname nonsense nonsense"),)}
         with pytest.raises(nftables.KernelError, match="switch"):
             nftables.apply(nft, found._replace(desired=found.desired._replace(rules=bad)))
+            nftables.clean(nft, found._replace(desired=found.desired._replace(rules=bad)))
         assert nftables.observe(nft) == before
 
     in_new_network(work)
@@ -170,6 +173,7 @@ def test_a_first_switch_that_fails_leaves_no_table() -> None:
         bad = placed("first-prefix")._replace(rules={"guard": (nftables.Rule("bad", "nonsense"),)})
         with pytest.raises(nftables.KernelError):
             nftables.apply(nft, nftables.Change(None, bad))
+            nftables.clean(nft, nftables.Change(None, bad))
         assert nftables.observe(nft) is None
 
     in_new_network(work)

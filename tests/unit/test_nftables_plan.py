@@ -230,6 +230,7 @@ def apply(nft: Nft, observed: Ruleset | None) -> None:
     found = nftables.plan(FIRST, observed)
     assert found is not None
     nftables.apply(nft, found)
+    nftables.clean(nft, found)
 
 
 @needs_root
@@ -245,6 +246,7 @@ def test_a_pass_killed_after_any_transaction_is_finished_by_the_next(steps: int)
         again = nftables.plan(CHANGED, nftables.observe(nft))
         assert again is not None
         nftables.apply(nft, again)
+        nftables.clean(nft, again)
         seen = nftables.observe(nft)
         assert nftables.plan(CHANGED, seen) is None
         assert seen is not None
@@ -277,6 +279,7 @@ def test_ten_thousand_translations_are_read_back_as_written() -> None:
     def work() -> None:
         nft = Nft()
         nftables.apply(nft, nftables.Change(None, large))
+        nftables.clean(nft, nftables.Change(None, large))
         seen = nftables.observe(nft)
         assert seen is not None
         assert nftables.same(large, seen)

@@ -26,7 +26,7 @@ KNOWN = after(reply(*told(P1)), reply(*told(P2, excluded="2001:db8:8000:1::/64")
 
 # ---- the text form ---------------------------------------------------------------------------
 
-numbers = st.integers(0, 1 << 61)
+numbers = st.integers(0, state.LARGEST - 1)
 maybe = st.none() | numbers
 texts = st.text(max_size=20).map(lambda t: t.encode("utf-8", "replace").decode())
 networks = st.builds(
