@@ -215,9 +215,11 @@ def _reconcile_routes(work: _Work) -> list[str]:
 
     numbers = (work.config.protocol, work.config.priority)
     with Rtnl() as rtnl:
-        lines = routing.reconcile(rtnl, work.wanted.routes, work.wanted.rules, *numbers)
+        wanted = (work.wanted.routes, work.wanted.rules)
+        lines = routing.reconcile(rtnl, *wanted, *numbers)
         if work.known.numbers not in ((), numbers):  # the configuration had others
             lines += routing.reconcile(rtnl, (), (), *work.known.numbers)
+            lines += routing.reconcile(rtnl, *wanted, *numbers)  # theirs may have served as ours
     if work.known.numbers != numbers:
         update(work.config, lambda s: s._replace(numbers=numbers))
     return lines

@@ -46,7 +46,7 @@ class Lock:
         except OSError as exc:
             if exc.errno != errno.EROFS:
                 raise _error("open the lock", self.path, exc) from exc
-            self.fd = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_CLOEXEC)
+            self.fd = _open_read_only(self.path)
         deadline = time.monotonic() + self.timeout
         while not self._taken():
             if time.monotonic() > deadline:
@@ -56,6 +56,8 @@ class Lock:
             time.sleep(0.005)
 
     def _taken(self) -> bool:
+        if self.fd < 0:
+            return True  # on a read-only disk, and never made: nobody can write there
         try:
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -64,7 +66,8 @@ class Lock:
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None,
                  trace: TracebackType | None) -> None:
-        os.close(self.fd)
+        if self.fd >= 0:
+            os.close(self.fd)
 
 
 class Unsaved(StateError):
@@ -277,6 +280,13 @@ def _set_aside(path: str) -> str:
     except OSError as problem:
         return f"; it could not be set aside ({problem.strerror})"
     return f"; it was set aside as {path}.damaged"
+
+
+def _open_read_only(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return -1
 
 
 def _make_directory(directory: str) -> None:
