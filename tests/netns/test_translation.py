@@ -159,6 +159,8 @@ def test_a_router_without_an_address_on_the_uplink(lab: Lab, translated: Router)
     narrow(lab, "router", "lan0")
     echo = Echo(lab, "isp", SERVER)
     Echo(lab, "a")
+    for host in ("router", "a"):  # these neighbours have to be found first
+        lab.wait(lambda host=host: reaches(lab, host, SERVER), 10, f"a way out for {host}")
     assert ask(lab, "router", "udp", SERVER) == ask(lab, "a", "udp", SERVER) == "same"
     routers_own = {"2001:db8:4000::1", "2001:db8:4000:1::1"}
     assert OLD_A in echo.sources() and echo.sources() & routers_own
