@@ -145,8 +145,9 @@ def reconcile(config: Config, reason: str, unsaved: state.Unsaved | None = None)
     if changes:
         log.info("changed", reason=reason, changes=changes)
     _run_commands(config, reason, work.told)
-    for further in errors[1:]:
-        log.error(str(further))
+    for further in dict.fromkeys(str(exc) for exc in errors[1:]):
+        if further != str(errors[0]):
+            log.error(further)
     if errors:
         raise errors[0]
     return Outcome(tuple(changes), work.wanted)
