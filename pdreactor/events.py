@@ -47,7 +47,7 @@ Variables = list[tuple[str, str]]
 
 def reason_of(variables: Variables) -> str:
     """dhcpcd's reason; empty when there is none, which is no call of dhcpcd's."""
-    return _first(variables, "reason") or ""
+    return first(variables, "reason") or ""
 
 
 def interface_of(variables: Variables) -> str:
@@ -55,7 +55,7 @@ def interface_of(variables: Variables) -> str:
 
     After dhcpcd 10.3.2 that is ``ifxname``, and ``interface`` is a form that is safe in file names.
     """
-    name = _first(variables, "ifxname") or _first(variables, "interface") or ""
+    name = first(variables, "ifxname") or first(variables, "interface") or ""
     printable = name.isascii() and name.isprintable()
     if not (printable and 0 < len(name) <= LONGEST_INTERFACE) or name in (".", ".."):
         raise Refused(f"{prefix.shown(name)} is not the name of an interface")
@@ -79,7 +79,8 @@ def parse_environ(block: bytes) -> Variables:
     return variables
 
 
-def _first(variables: Variables, name: str) -> str | None:
+def first(variables: Variables, name: str) -> str | None:
+    """The value of a name where it stands first, as getenv(3) has it; None without it."""
     return next((value for known, value in variables if known == name), None)
 
 

@@ -49,7 +49,7 @@ def react(block: bytes, config_path: str | None, state_dir: str | None) -> None:
     """One call of dhcpcd's script, from its raw environment block."""
     variables = events.parse_environ(block)
     interface = events.interface_of(variables)
-    config = configuration(config_path or _variable(variables, "PDREACTOR_CONFIG"), state_dir)
+    config = configuration(config_path or events.first(variables, "PDREACTOR_CONFIG"), state_dir)
     uplinks = [u for u in config.uplinks if u.interface == interface]
     refused, unsaved, reason = None, None, events.reason_of(variables)
     for uplink in uplinks:
@@ -82,10 +82,6 @@ def prefixes(config: Config, uplink: Uplink) -> tuple[IPv6Network, ...]:
     known, _ = state.load(config.state_dir, keep=True)
     entry = known.uplinks.get(uplink.name)
     return tuple(prefix.network for prefix in entry.prefixes) if entry else ()
-
-
-def _variable(variables: events.Variables, name: str) -> str | None:
-    return next((value for known, value in variables if known == name), None)
 
 
 def _learn(config: Config, uplink: Uplink, reason: str,
