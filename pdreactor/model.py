@@ -89,6 +89,9 @@ class Config(NamedTuple):
     guard: bool = True
     protocol: int = 157
     priority: int = 15700
+    jumps: bool = True  # from ip6tables' own chains; else the user's firewall has them
+    dnat_chain: str = "pdreactor_dnat"
+    snat_chain: str = "pdreactor_snat"
     on_change: tuple[Command, ...] = ()
     warnings: tuple[str, ...] = ()  # one line each: allowed, but look at it
 
@@ -175,10 +178,11 @@ Pair = tuple[IPv6Network, IPv6Network]
 
 
 class Lane(NamedTuple):
-    """One delegated prefix in use on one uplink: what is rewritten to and from it.
+    """One delegated prefix in use on one uplink in one mode: what is rewritten to and from it.
 
     ``outbound`` pairs are (internal, external), empty once the prefix is superseded; ``inbound``
-    and ``hairpin`` pairs are (external, internal).
+    and ``hairpin`` pairs are (external, internal). Without connection tracking answers need the
+    ``inbound`` pairs as well: there ``closed`` has the internal prefixes of ``inbound = false``.
     """
 
     uplink: str
@@ -188,6 +192,8 @@ class Lane(NamedTuple):
     outbound: tuple[Pair, ...]
     inbound: tuple[Pair, ...]
     hairpin: tuple[Pair, ...]
+    mode: str = "netmap"
+    closed: tuple[IPv6Network, ...] = ()
 
 
 class Serving(NamedTuple):
@@ -208,6 +214,7 @@ class Gate(NamedTuple):
     unserved: tuple[IPv6Network, ...]  # of these, what no usable prefix translates: rejected
     bypass: tuple[IPv6Network, ...]  # destinations reached without translation
     foreign: tuple[IPv6Network, ...]  # sources that belong to another uplink's delegation
+    untracked: tuple[IPv6Network, ...] = ()  # as unserved, of modes without connection tracking
 
 
 class Nat(NamedTuple):
@@ -217,6 +224,7 @@ class Nat(NamedTuple):
     lanes: tuple[Lane, ...]
     gates: tuple[Gate, ...]
     guard: bool
+    modes: frozenset[str] = frozenset({"netmap"})  # of the configured translations
 
 
 MAIN_TABLE = 254
