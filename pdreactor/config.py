@@ -41,7 +41,7 @@ def check(document: Values, path: str) -> Config:
     mistakes: list[str] = []
     top = {key: value for key, value in document.items() if key not in TOP or key in KNOWN[""]}
     general = _read(top, "", "", mistakes)
-    firewall, routing, _ = (
+    firewall, routing, iptables = (
         _read(document.get(name, {}), name, name, mistakes)
         for name in ("firewall", "routing", "iptables")
     )
@@ -52,6 +52,8 @@ def check(document: Values, path: str) -> Config:
     _check_room(len(uplinks), firewall, mistakes)
     _check_translations(translations, uplinks, mistakes)
     _check_static(translations, uplinks, mistakes)
+    _check_modes(translations, firewall, mistakes)
+    _check_chains(document.get("iptables", {}), iptables, firewall, mistakes)
     if mistakes:
         raise ConfigError(path, mistakes)
     return Config(
@@ -63,6 +65,7 @@ def check(document: Values, path: str) -> Config:
         **general,
         **firewall,
         **routing,
+        **iptables,
     )
 
 
@@ -239,6 +242,47 @@ def _check_fit(row: Values, where: str, uplink: Values, mistakes: list[str]) -> 
         mistakes.append(f"{where}.subnet = {row['subnet']}: {reason}")
 
 
+NFTABLES = ("auto", "nftables")
+
+
+def _check_modes(rows: list[Values], firewall: Values, mistakes: list[str]) -> None:
+    """Which mode works with which backend, and which keys with which mode."""
+    for index, row in enumerate(rows):
+        for reason in _mode_mistakes(row, firewall.get("backend")):
+            mistakes.append(f"translation[{index}].mode = {shown(row['mode'])}: {reason}")
+
+
+def _mode_mistakes(row: Values, backend: str | None) -> Iterator[str]:
+    mode = row.get("mode")
+    if mode == "stateless" and backend is not None and backend not in NFTABLES:
+        yield ('ip6tables cannot rewrite an address without conntrack and keep its other bits: '
+               'firewall.backend must be "nftables", or mode "rfc6296"')
+    if mode == "rfc6296":
+        if backend in NFTABLES:
+            yield ('nftables has no checksum-neutral translation: firewall.backend must be '
+                   '"iptables" or "iptables-legacy", or mode "stateless"')
+        if row.get("inbound") is False:
+            yield ("with inbound = false: without conntrack (NOTRACK) nothing tells an answer from "
+                   "a new connection; use another mode, or filter by port in your firewall")
+        if "internal" in row and row["internal"].prefixlen > 64:
+            yield f"internal is longer than /64, RFC 6296 section 3.5 ends there; {USE_NETMAP}"
+
+
+USE_NETMAP = 'use mode "netmap"'
+
+
+def _check_chains(given: Any, iptables: Values, firewall: Values, mistakes: list[str]) -> None:
+    if not isinstance(given, dict) or "backend" not in firewall:
+        return
+    if firewall["backend"] in NFTABLES:
+        mistakes += [f"{_at('iptables', key)} = {shown(given[key])}: is for the iptables backends, "
+                     f"and firewall.backend is {shown(firewall['backend'])}"
+                     for key in given if key in iptables]
+    names = (iptables.get("dnat_chain"), iptables.get("snat_chain"))
+    if names[0] is not None and names[0] == names[1]:
+        mistakes.append(f"iptables.snat_chain = {shown(names[1])}: is dnat_chain too")
+
+
 def _overlaps(spans: list[Span]) -> Iterator[tuple[int, int]]:
     """Sorted by start, a span overlaps an earlier one if it starts before the last end so far."""
     end, holder = -1, -1
@@ -257,3 +301,9 @@ def _warnings(rows: list[Values]) -> Iterator[str]:
             if top == 0xFC:
                 reason = "is in fc00::/8; RFC 4193 assigns only fd00::/8"
             yield f"translation[{index}].internal = '{row['internal']}': {reason}"
+        if row["mode"] != "netmap" and row["uplinks"] and len(row["uplinks"]) > 1:
+            yield (f"translation[{index}].mode = '{row['mode']}': without conntrack a flow cannot "
+                   f"stay on the uplink that it began on: it ends when its packets take another")
+        if row["mode"] == "rfc6296":
+            yield (f"translation[{index}].mode = 'rfc6296': its packets are not tracked (NOTRACK): "
+                   f"a stateful firewall must accept them by ctstate UNTRACKED or by address")

@@ -5,7 +5,7 @@ outbound traffic of a translation, every live one is served inbound. For each in
 ``Gate``: what may not leave by it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from ipaddress import IPv6Network
 
@@ -49,7 +49,8 @@ def desired(config: Config, state: State, links: Mapping[str, bool], now: int) -
         lanes += _lanes(uplink, known, served[uplink.name])
         problems += _link_problem(uplink, links)
     gates = tuple(_gate(config, name, served, state, links) for name in _interfaces(config))
-    nat = Nat(config.ct_mark_mask, tuple(lanes), gates, config.guard)
+    modes = frozenset(translation.mode for translation in config.translations)
+    nat = Nat(config.ct_mark_mask, tuple(lanes), gates, config.guard, modes)
     routes, rules = _routing(config, state, lanes, now)
     serving = tuple(one for among in served.values() for one in among)
     return Desired(nat, routes, rules, tuple(problems), serving)
@@ -96,7 +97,17 @@ def _usable(prefix: Prefix, translation: Translation, now: int) -> bool:
 
 
 def _pairs(translation: Translation, prefix: Prefix) -> tuple[Pair, ...]:
-    """What the prefix gives the translation; nothing when its slice is not there."""
+    """What the prefix gives the translation; nothing when its slice is not there.
+
+    RFC 6296 has no mapping for prefixes longer than 64 (section 3.5), which an excluded prefix may
+    leave.
+    """
+    found = _all_pairs(translation, prefix)
+    longest = 64 if translation.mode == "rfc6296" else 128
+    return tuple(pair for pair in found if pair[0].prefixlen <= longest)
+
+
+def _all_pairs(translation: Translation, prefix: Prefix) -> tuple[Pair, ...]:
     internal = translation.internal
     if prefix.network.prefixlen > internal.prefixlen:
         if translation.on_short == "refuse":
@@ -140,28 +151,42 @@ def _link_problem(uplink: Uplink, links: Mapping[str, bool]) -> list[Problem]:
 
 
 def _lanes(uplink: Uplink, known: UplinkState, served: list[Serving]) -> list[Lane]:
-    by_prefix: dict[int, list[Serving]] = {}
+    """One for each prefix and mode, in the order of the state's prefixes."""
+    found: dict[tuple[int, str], list[Serving]] = {}
     for one in served:
-        by_prefix.setdefault(one.prefix.generation, []).append(one)
-    return [_lane(uplink, known.number, by_prefix[p.generation])
-            for p in known.prefixes if p.generation in by_prefix]
+        found.setdefault((one.prefix.generation, one.translation.mode), []).append(one)
+    modes = dict.fromkeys(one.translation.mode for one in served)
+    return [_lane(uplink, known.number, mode, found[p.generation, mode])
+            for p in known.prefixes for mode in modes if (p.generation, mode) in found]
 
 
-def _lane(uplink: Uplink, number: int, served: list[Serving]) -> Lane:
+TRACKED = ("netmap",)
+"""Modes in which conntrack knows to which flow a packet belongs."""
+
+
+def _lane(uplink: Uplink, number: int, mode: str, served: list[Serving]) -> Lane:
     prefix = served[0].prefix
-    inward = [(one, tuple((e, i) for i, e in one.pairs)) for one in served]
+    answers = mode not in TRACKED
+    welcome = [s for s in served if s.translation.inbound or (answers and s.outbound)]
+    closed = [s.translation.internal for s in welcome if not s.translation.inbound]
     return Lane(
         uplink=uplink.name,
         interface=uplink.interface,
         stamp=Stamp(number, prefix.generation, False),
         delegated=prefix.network,
         outbound=_sorted(pair for one in served if one.outbound for pair in one.pairs),
-        inbound=_sorted(pair for one, pairs in inward if one.translation.inbound for pair in pairs),
-        hairpin=_sorted(pair for one, pairs in inward if one.translation.hairpin for pair in pairs),
+        inbound=_inward(welcome),
+        hairpin=_inward(one for one in served if one.translation.hairpin),
+        mode=mode,
+        closed=arithmetic.compact(closed),
     )
 
 
-def _sorted(pairs) -> tuple[Pair, ...]:  # type: ignore[no-untyped-def]
+def _inward(served: Iterable[Serving]) -> tuple[Pair, ...]:
+    return _sorted((external, internal) for one in served for internal, external in one.pairs)
+
+
+def _sorted(pairs: Iterable[Pair]) -> tuple[Pair, ...]:
     return tuple(sorted(pairs, key=_order))
 
 
@@ -185,12 +210,14 @@ def _gate(config: Config, interface: str, served: Mapping[str, list[Serving]], s
         for one in served[uplink.name]:
             if one.outbound:
                 covered.setdefault(one.translation.internal, []).extend(i for i, _ in one.pairs)
-    internals = [t.internal for t in config.translations]
+    uncovered = {tracked: [part for t in config.translations if (t.mode in TRACKED) == tracked
+                           for part in _uncovered(t.internal, covered.get(t.internal, []))]
+                 for tracked in (True, False)}
     return Gate(
         interface=interface,
-        internal=arithmetic.compact(internals),
-        unserved=arithmetic.compact(
-            part for net in internals for part in _uncovered(net, covered.get(net, []))),
+        internal=arithmetic.compact(t.internal for t in config.translations),
+        unserved=arithmetic.compact(uncovered[True]),
+        untracked=arithmetic.compact(uncovered[False]),
         bypass=arithmetic.disjoint(net for u in here for net in u.bypass),
         foreign=arithmetic.disjoint(
             p.network for u in elsewhere

@@ -63,14 +63,13 @@ def _integer(low: int, high: int) -> Callable[[Any], int]:
     return check
 
 
-def _choice(*allowed: str, later: tuple[str, ...] = ()) -> Callable[[Any], str]:
+def _choice(*allowed: str) -> Callable[[Any], str]:
     names = " or ".join(f'"{name}"' for name in allowed)
 
     def check(value: Any) -> str:
         if isinstance(value, str) and value in allowed:
             return value
-        known = isinstance(value, str) and value in later
-        raise Refused(f"{'not in this release' if known else 'unknown'}: must be {names}")
+        raise Refused(f"unknown: must be {names}")
 
     return check
 
@@ -144,6 +143,20 @@ def _mask(value: Any) -> int:
     return mask
 
 
+CHAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,21}")
+"""ip6tables takes 28 characters (XT_EXTENSION_MAXNAMELEN), and "_guard" is put behind ours."""
+TAKEN = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING", "ACCEPT", "DROP", "QUEUE",
+         "RETURN")
+
+
+def _chain(value: Any) -> str:
+    name = _string(value)
+    if not CHAIN.fullmatch(name) or name.upper() in TAKEN or name.isupper():
+        raise Refused("must be a letter and up to 21 letters, digits and _ . -, not all of them "
+                      "capitals (those are ip6tables' own chains and targets)")
+    return name
+
+
 def _argv(value: Any) -> tuple[str, ...]:
     argv = _list(value, _string, "strings")
     if not argv or not argv[0].startswith("/"):
@@ -167,12 +180,11 @@ def _names(value: Any) -> tuple[str, ...]:
 # ---- the keys --------------------------------------------------------------------------------
 
 SOURCE_ROUTING = _later("source-based routing")
-NO_IPTABLES = _later("it is for the iptables backends only")
 
 KNOWN: dict[str, dict[str, Key]] = {
     "": {"state_dir": Key(_absolute, "/var/lib/pdreactor")},
     "firewall": {
-        "backend": Key(_choice("auto", "nftables", later=("iptables", "iptables-legacy")), "auto"),
+        "backend": Key(_choice("auto", "nftables", "iptables", "iptables-legacy"), "auto"),
         "ct_mark_mask": Key(_mask, 0x0FF00000),
         "guard": Key(_boolean, True),
     },
@@ -192,13 +204,17 @@ KNOWN: dict[str, dict[str, Key]] = {
         "internal": Key(_internal, REQUIRED),
         "subnet": Key(_integer(0, 2**63 - 1), 0),
         "on_short": Key(_choice("refuse", "partial"), "refuse"),
-        "mode": Key(_choice("netmap", later=("stateless", "rfc6296")), "netmap"),
+        "mode": Key(_choice("netmap", "stateless", "rfc6296"), "netmap"),
         "inbound": Key(_boolean, True),
         "on_expire": Key(_choice("keep", "withdraw"), "keep"),
         "hairpin": Key(_boolean, True),
     },
     "routing": {"protocol": Key(_integer(5, 255), 157), "priority": Key(_integer(1, 32000), 15700)},
-    "iptables": {name: Key(NO_IPTABLES) for name in ("jumps", "dnat_chain", "snat_chain")},
+    "iptables": {
+        "jumps": Key(_boolean, True),
+        "dnat_chain": Key(_chain, "pdreactor_dnat"),
+        "snat_chain": Key(_chain, "pdreactor_snat"),
+    },
     "on_change": {"exec": Key(_argv, REQUIRED), "timeout": Key(_timeout, 10.0)},
 }
 """Section -> key -> check and default. ``[[translation]]`` and ``[[on_change]]`` are lists."""

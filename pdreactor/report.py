@@ -17,7 +17,8 @@ from .model import (
     Uplink,
     UplinkState,
 )
-from .nat.nftables import Ruleset, translated
+from .nat.nftables import translated
+from .nat.table import Ruleset
 
 MOST_LINES = 40
 """Translations that ``status`` prints for people; ``--json`` has all."""

@@ -1,246 +1,47 @@
-"""The translation as one nftables table: render (pure), observe, diff (pure), apply.
+"""The translation as one nftables table: observe, diff, apply. What is in it is drawn up by
+gate.py, netmap.py and stateless.py.
 
-A table holds, for each lane, maps and sets whose names end in ``.SLOT``, a number. What changes is
-filled anew in a slot that is not in use, then the rules of the standing chains are switched to it
-in one transaction, then what they left is deleted; what does not change stays in its slot. It takes
-three transactions because the packet path of kernel 6.1 and others sees new rules before new
-elements (nf_tables_commit: rule blobs are swapped before the generation cursor moves), and no chain
-is re-created because hooks are registered one by one.
+A table holds, for each lane, maps, sets and chains whose names end in ``.SLOT``, a number. What
+changes is filled anew in a slot that is not in use, then the rules of the standing chains are
+switched to it in one transaction, then what they left is deleted; what does not change stays in its
+slot. It takes three transactions because the packet path of kernel 6.1 and others sees new rules
+before new elements (nf_tables_commit: rule blobs are swapped before the generation cursor moves),
+and no base chain is re-created because hooks are registered one by one.
 
 Each rule carries a comment: what it is for, and a checksum of its text. A rule is as it should be
 when its comment is: nft prints rules differently from version to version, comments and elements
 it does not.
 """
 
-import zlib
-from collections.abc import Iterable
-from ipaddress import IPv6Network
+from ipaddress import IPv6Address, IPv6Network, summarize_address_range
 from typing import Any, NamedTuple
 
-from .. import marks
 from ..errors import KernelError
 from ..kernel.nft import Nft
-from ..model import Gate, Lane, Nat, Pair, Stamp
-from ..prefix import compact
+from ..model import Nat
+from . import gate, netmap, stateless
+from .table import NOTHING, TYPES, Draft, Hook, Rule, Rules, Ruleset, place, seen
 
 FAMILY = "ip6"
 TABLE = "pdreactor"
-SLOT = ".SLOT"
-"""Stands in a rendered rule for the slot of the sets and maps it refers to."""
 
-Hook = tuple[str, str, int]
-"""(type, hook, priority) of a base chain; the policy is always accept."""
-
-CHAINS: dict[str, Hook] = {
-    "guard": ("filter", "postrouting", 310),
-    "forward": ("filter", "forward", -5),
-    "prerouting": ("nat", "prerouting", -105),
-    "output": ("nat", "output", -105),
-    "postrouting": ("nat", "postrouting", 95),
-}
-"""In the order in which they are made: the guard first. 95 and -105 are before ip6tables (100,
--100) and firewalld; 310 is after everything that rewrites."""
-
-
-Elements = dict[str, frozenset[str]]
-"""{name of a set or map: its elements}."""
-
-
-class Rule(NamedTuple):
-    """One rule; its comment says what it is for and identifies it. Observed, it has no text."""
-
-    comment: str
-    text: str = ""
-
-
-class Ruleset(NamedTuple):
-    """The table, desired or observed. An observed rule has its comment only.
-
-    Elements are text as nft prints it ("2001:db8::/58"; a map has "KEY : DATA"), which for ten
-    thousand of them is many times faster than networks are.
-    """
-
-    sets: Elements
-    maps: Elements
-    counters: frozenset[str]
-    hooks: dict[str, Hook]
-    rules: dict[str, tuple[Rule, ...]]
-    flags: bool = False  # somebody set flags on the table: "dormant" switches it off
-
-
-NOTHING = Ruleset({}, {}, frozenset(), {}, {})
-
-
-# ---- render ------------------------------------------------------------------------------------
-
-
-class _Draft:
-    """Collects sets, maps and rules. What is the same is there once."""
-
-    def __init__(self) -> None:
-        self.sets: Elements = {}
-        self.maps: Elements = {}
-        self.counters: set[str] = set()
-        self.rules: dict[str, list[Rule]] = {name: [] for name in CHAINS}
-        self._texts: dict[int, str] = {}  # see _text
-
-    def set(self, name: str, networks: Iterable[IPv6Network]) -> str:
-        """A reference to the set of these networks."""
-        return self._kept(self.sets, name, frozenset(map(str, networks)))
-
-    def map(self, name: str, pairs: tuple[Pair, ...]) -> str:
-        """A reference to the map of these pairs."""
-        text = self._text
-        return self._kept(self.maps, name, frozenset([f"{text(k)} : {text(v)}" for k, v in pairs]))
-
-    def rule(self, chain: str, purpose: str, text: str) -> None:
-        self.rules[chain].append(Rule(purpose, text))
-
-    def _kept(self, among: Elements, name: str, elements: frozenset[str]) -> str:
-        same = next((known for known, have in among.items() if have == elements), None)
-        among[same or name] = elements
-        return f"@{same or name}{SLOT}"
-
-    def _text(self, network: IPv6Network) -> str:
-        """str(), once for each object: by id(), for hashing ten thousand networks takes long. The
-        Nat that is rendered holds the networks of its pairs, so no id() is used again meanwhile."""
-        text = self._texts.get(id(network))
-        if text is None:
-            text = self._texts[id(network)] = str(network)
-        return text
+MODES = {"netmap": netmap.CHAINS, "stateless": stateless.CHAINS}
 
 
 def render(nat: Nat) -> Ruleset:
-    """The table that does what ``nat`` says; ``place`` puts it into a slot."""
-    draft = _Draft()
-    inside = f"!= {_names(tuple(gate.interface for gate in nat.gates))}"
-    _leave_alone(draft, nat)
-    for lane in nat.lanes:
-        _render_lane(draft, nat, lane, inside)
-        if lane.hairpin:
-            _render_hairpin(draft, nat, lane, inside)
-    for number, gate in enumerate(nat.gates if nat.guard else ()):
-        _render_gate(draft, gate, number)
-    rules = {chain: tuple(rules) for chain, rules in draft.rules.items()}
-    return Ruleset(draft.sets, draft.maps, frozenset(draft.counters), dict(CHAINS), rules)
-
-
-def place(ruleset: Ruleset, slot: int, observed: Ruleset = NOTHING) -> Ruleset:
-    """The rendered table with its elements in that slot, or where they are already, and its rules
-    signed."""
-    names = {**_places(ruleset.sets, slot, observed.sets),
-             **_places(ruleset.maps, slot, observed.maps)}
-    return ruleset._replace(
-        sets={names[name]: elements for name, elements in ruleset.sets.items()},
-        maps={names[name]: elements for name, elements in ruleset.maps.items()},
-        rules={chain: tuple(_signed(chain, rule, names) for rule in rules)
-               for chain, rules in ruleset.rules.items()},
-    )
-
-
-def _places(wanted: Elements, slot: int, observed: Elements) -> dict[str, str]:
-    """{name: name with slot}."""
-    return {name: next((known for known, have in observed.items()
-                        if known.rpartition(".")[0] == name and have == elements),
-                       f"{name}.{slot}")
-            for name, elements in wanted.items()}
-
-
-def _signed(chain: str, rule: Rule, names: dict[str, str]) -> Rule:
-    text = rule.text
-    for name, placed in names.items():
-        text = text.replace(f"@{name}{SLOT}", f"@{placed}")
-    return Rule(f"{rule.comment} {zlib.crc32(f'{chain} {text}'.encode()):08x}", text)
-
-
-def _names(interfaces: tuple[str, ...]) -> str:
-    quoted = ", ".join(f'"{name}"' for name in dict.fromkeys(interfaces))
-    return f"{{ {quoted} }}" if "," in quoted else quoted
-
-
-def _leave_alone(draft: _Draft, nat: Nat) -> None:
-    """Never translated nor guarded: IPsec (rt_policy), the router's own addresses, the bypass."""
-    draft.rule("prerouting", "decrypted by IPsec", "meta ipsec exists return")
-    draft.rule("prerouting", "own addresses", "fib daddr type local return")
-    draft.rule("output", "own addresses", "fib daddr type local return")
-    for chain in ("output", "postrouting", "guard", "forward"):
-        draft.rule(chain, "IPsec policy", "rt ipsec exists return")
-    for number, gate in enumerate(nat.gates):
-        if gate.bypass:
-            name = draft.set(f"bypass-{number}", gate.bypass)
-            for chain in ("postrouting", "guard", "forward"):
-                draft.rule(chain, f"bypass {gate.interface}",
-                           f'oifname "{gate.interface}" ip6 daddr {name} return')
-
-
-def _render_lane(draft: _Draft, nat: Nat, lane: Lane, inside: str) -> None:
-    if lane.outbound:
-        sources = draft.set(f"from-{_name(lane)}", compact(key for key, _ in lane.outbound))
-        draft.rule("postrouting", f"outbound {lane.uplink}",
-                   f'oifname "{lane.interface}" ip6 saddr {sources} {_mark(nat, lane.stamp)} '
-                   f"snat ip6 prefix to ip6 saddr map "
-                   f'{draft.map(f"out-{_name(lane)}", lane.outbound)}')
-    if lane.inbound:
-        targets = _targets(draft, lane, f"to-{_name(lane)}", lane.inbound)
-        to = draft.map(f"in-{_name(lane)}", lane.inbound)
-        draft.rule("prerouting", f"inbound {lane.uplink}",
-                   f'iifname "{lane.interface}" {_redirect(nat, lane, targets, to)}')
-
-
-def _render_hairpin(draft: _Draft, nat: Nat, lane: Lane, inside: str) -> None:
-    """Internal hosts by their external addresses. What was redirected is known by conntrack's own
-    tuple (ct original), not by a packet mark that others could overwrite. The one who asks is
-    seen with the external address that it has now."""
-    targets = _targets(draft, lane, f"loop-{_name(lane)}", lane.hairpin)
-    to = draft.map(f"turn-{_name(lane)}", lane.hairpin)
-    redirect = _redirect(nat, lane, targets, to)
-    draft.rule("prerouting", f"hairpin {lane.uplink}", f"iifname {inside} {redirect}")
-    draft.rule("output", f"hairpin {lane.uplink}", redirect)
-    now = tuple(pair for one in nat.lanes if one.uplink == lane.uplink for pair in one.outbound)
-    own = now or tuple((internal, external) for external, internal in lane.hairpin)
-    draft.rule("postrouting", f"hairpin {lane.uplink}",
-               f"oifname {inside} ct status dnat ct original ip6 daddr {targets} "
-               f'snat ip6 prefix to ip6 saddr map {draft.map(f"home-{_name(lane)}", own)}')
-
-
-def _name(lane: Lane) -> str:
-    return f"{lane.uplink}-{lane.stamp.generation}"
-
-
-def _targets(draft: _Draft, lane: Lane, name: str, pairs: tuple[Pair, ...]) -> str:
-    """The external addresses of these pairs: no others are stamped. Often that is all of the
-    delegation, and else a set."""
-    targets = compact(external for external, _ in pairs)
-    return str(lane.delegated) if targets == (lane.delegated,) else draft.set(name, targets)
-
-
-def _redirect(nat: Nat, lane: Lane, targets: str, to: str) -> str:
-    stamp = _mark(nat, lane.stamp._replace(inbound=True))
-    return f"ip6 daddr {targets} {stamp} dnat ip6 prefix to ip6 daddr map {to}"
-
-
-def _mark(nat: Nat, stamp: Stamp) -> str:
-    rest = ~nat.mask & 0xFFFFFFFF
-    return f"ct mark set ct mark & {rest:#010x} | {marks.pack(stamp, nat.mask):#010x}"
-
-
-def _render_gate(draft: _Draft, gate: Gate, number: int) -> None:
-    """What is left untranslated does not leave; what cannot be translated is told so (RFC 7084
-    L-14). Answers of inbound flows still have their internal source in the forward hook."""
-    leaving = f'oifname "{gate.interface}" ip6 saddr'
-    if gate.internal:
-        name = draft.set(f"inside-{number}", gate.internal)
-        counter = f"guard-{number}"
-        draft.counters.add(counter)
-        draft.rule("guard", f"untranslated {gate.interface}",
-                   f'{leaving} {name} counter name {counter} drop')
-    if gate.foreign:
-        name = draft.set(f"foreign-{number}", gate.foreign)
-        draft.rule("guard", f"other uplink's source {gate.interface}", f"{leaving} {name} drop")
-    if gate.unserved:
-        name = draft.set(f"unserved-{number}", gate.unserved)
-        draft.rule("forward", f"no usable prefix {gate.interface}",
-                   f"{leaving} {name} ct direction original reject with icmpv6 type policy-fail")
+    """The table that does what ``nat`` says; ``place`` puts it into a slot. The chains are those of
+    the configured modes, so that none comes or goes with a prefix."""
+    hooks = dict(gate.CHAINS)
+    for mode, chains in MODES.items():
+        hooks.update(chains if mode in nat.modes else {})
+    draft = Draft(hooks, stateless.FIXED if "stateless" in nat.modes else {})
+    gate.leave_alone(draft, nat)
+    if "netmap" in nat.modes:
+        netmap.render(draft, nat)
+    if "stateless" in nat.modes:
+        stateless.render(draft, nat)
+    gate.render(draft, nat)
+    return draft.ruleset()
 
 
 # ---- observe -----------------------------------------------------------------------------------
@@ -254,38 +55,68 @@ def observe(nft: Nft) -> Ruleset | None:
 
 def read(objects: list[dict[str, Any]]) -> Ruleset:
     """A Ruleset from libnftables-json(5) objects."""
-    seen = Ruleset({}, {}, frozenset(), {}, {})
+    found = Ruleset({}, {}, frozenset(), {}, {}, {})
     counters, flags = set(), False
+    rules: dict[str, list[Rule]] = {}
     for one in objects:
         (kind, body), *_ = one.items()
         if kind == "table":
             flags = "flags" in body  # nft 1.0.6 prints garbage as their names
         elif kind == "set":
-            seen.sets[body["name"]] = frozenset(map(_text, body.get("elem", ())))
+            found.sets[body["name"]] = frozenset(map(_text, body.get("elem", ())))
         elif kind == "map":
             elements = [f"{_text(key)} : {_text(data)}" for key, data in body.get("elem", ())]
-            seen.maps[body["name"]] = frozenset(elements)
+            found.maps[body["name"]] = frozenset(elements)
         elif kind == "counter":
             counters.add(body["name"])
         elif kind == "chain":
-            seen.hooks[body["name"]] = _hook(body)
-            seen.rules.setdefault(body["name"], ())
+            found.hooks[body["name"]] = _hook(body)
+            rules.setdefault(body["name"], [])
         elif kind == "rule":
-            rule = Rule(body.get("comment", ""))
-            seen.rules[body["chain"]] = (*seen.rules.get(body["chain"], ()), rule)
-    return seen._replace(counters=frozenset(counters), flags=flags)
+            rules.setdefault(body["chain"], []).append(Rule(body.get("comment", "")))
+    for name, have in rules.items():
+        in_slot = found.hooks[name] == BRANCH and _slot(name)
+        (found.branches if in_slot else found.rules)[name] = tuple(have)
+        if in_slot or (found.hooks[name] == BRANCH and name in stateless.FIXED):
+            del found.hooks[name]
+    return found._replace(counters=frozenset(counters), flags=flags)
+
+
+BRANCH: Hook = ("", "", 0)
+"""A chain that others go to."""
 
 
 def _hook(body: dict[str, Any]) -> Hook:
+    if "hook" not in body:
+        return BRANCH
     policy = "" if body.get("policy") == "accept" else f", policy {body.get('policy')}"
     return (body.get("type", "") + policy, body.get("hook", ""), body.get("prio", 0))
 
 
 def _text(element: Any) -> str:
-    """A prefix or a single address as text; whatever else somebody put there as JSON has it."""
-    if isinstance(element, dict) and "prefix" in element:
-        return f"{element['prefix']['addr']}/{element['prefix']['len']}"
-    return f"{element}/128" if isinstance(element, str) else repr(element)
+    """A prefix, a single address or a verdict as text; whatever else somebody put there as JSON has
+    it. What a raw payload is looked up in has numbers, and prefixes as ranges."""
+    if isinstance(element, str):
+        return f"{_address(element)}/128"
+    kind, value = "", element
+    if isinstance(element, dict):
+        kind, value = next(iter(element.items()))
+    if kind == "prefix":
+        return f"{value['addr']}/{value['len']}"
+    if kind in ("goto", "jump"):
+        return f"{kind} {value['target']}"
+    if kind == "range":
+        return " ".join(map(str, _networks(*value)))
+    return repr(element)
+
+
+def _address(text: str) -> str:
+    return str(IPv6Address(int(text, 0))) if ":" not in text and text[:1].isdecimal() else text
+
+
+def _networks(first: Any, last: Any) -> tuple[IPv6Network, ...]:
+    ends = (IPv6Address(_address(str(end))) for end in (first, last))
+    return tuple(summarize_address_range(*ends))
 
 
 # ---- diff --------------------------------------------------------------------------------------
@@ -300,11 +131,12 @@ class Change(NamedTuple):
 
 def plan(nat: Nat, observed: Ruleset | None) -> Change | None:
     """The change that is needed; None when the table does what ``nat`` says already."""
+    drawn = render(nat)
     if observed is None:
-        return Change(None, place(render(nat), 1))
-    slots = {_slot(name) for name in (*observed.sets, *observed.maps)}
+        return Change(None, place(drawn, 1))
+    slots = {_slot(name) for name in (*observed.sets, *observed.maps, *observed.branches)}
     free = next(n for n in range(1, len(slots) + 2) if n not in slots)
-    wanted = place(render(nat), free, NOTHING if _strangers(observed) else observed)
+    wanted = place(drawn, free, NOTHING if _strangers(observed, drawn) else observed)
     return None if same(wanted, observed) else Change(observed, wanted)
 
 
@@ -315,21 +147,35 @@ def _slot(name: str) -> int:
 
 def same(desired: Ruleset, observed: Ruleset) -> bool:
     """True when the kernel has the table as desired."""
-    comments = {chain: tuple(Rule(r.comment) for r in rules) for chain, rules in
-                desired.rules.items()}
-    return (comments == observed.rules and desired.hooks == observed.hooks
-            and desired.flags == observed.flags
+    return (_comments(desired.rules) == observed.rules
+            and _comments(desired.branches) == observed.branches
+            and desired.hooks == observed.hooks and desired.flags == observed.flags
             and desired.counters <= observed.counters
             and desired.sets == observed.sets and desired.maps == observed.maps)
+
+
+def _comments(chains: Rules) -> Rules:
+    return {chain: seen(rules) for chain, rules in chains.items()}
 
 
 def translated(ruleset: Ruleset | None) -> dict[str, frozenset[str]]:
     """What a table translates, whatever its slot: "outbound" has "INTERNAL : EXTERNAL" texts,
     "inbound" (also from inside: hairpin) has "EXTERNAL : INTERNAL" ones."""
-    maps = (ruleset or NOTHING).maps
-    outbound = [have for name, have in maps.items() if name.startswith("out-")]
-    inbound = [have for name, have in maps.items() if name.startswith(("in-", "turn-"))]
-    return {"outbound": frozenset().union(*outbound), "inbound": frozenset().union(*inbound)}
+    table = ruleset or NOTHING
+    found: dict[str, set[str]] = {"outbound": set(), "inbound": set()}
+    for name, elements in table.maps.items():
+        kind = name.partition("-")[0]
+        if kind in ("out", "in", "turn"):
+            found["outbound" if kind == "out" else "inbound"].update(elements)
+        elif kind in ("send", "take"):
+            found["outbound" if kind == "send" else "inbound"].update(_led(table, elements))
+    return {direction: frozenset(texts) for direction, texts in found.items()}
+
+
+def _led(table: Ruleset, elements: frozenset[str]) -> list[str]:
+    """The pairs of a verdict map: the first rule of each chain has its own as a comment."""
+    firsts = (table.branches.get(one.rpartition(" ")[2], ())[:1] for one in elements)
+    return [rule.comment.rpartition(" ")[0] for first in firsts for rule in first]
 
 
 MOST_WORDS = 20
@@ -365,66 +211,104 @@ def transactions(change: Change) -> tuple[str, str, str]:
 def _fill(change: Change) -> str:
     lines = [f"add table {FAMILY} {TABLE}"]
     new = _only(change.desired, change.observed or NOTHING)
+    if new.branches:
+        lines += [f"add chain {FAMILY} {TABLE} {name}" for name in change.desired.rules
+                  if name not in change.desired.hooks]
+    lines += [f"add chain {FAMILY} {TABLE} {name}" for name in new.branches]
+    lines += _additions(new.branches)
     lines += [f"add counter {FAMILY} {TABLE} {name}" for name in sorted(new.counters)]
-    lines += [_declare("set", name, "ipv6_addr", have) for name, have in new.sets.items()]
-    lines += [_declare("map", name, "ipv6_addr : interval ipv6_addr", have)
+    lines += [_declare("set", name, "type ipv6_addr", have) for name, have in new.sets.items()]
+    lines += [_declare("map", name, TYPES[name.partition("-")[0]], have)
               for name, have in new.maps.items()]
     return "\n".join(lines) + "\n"
 
 
+def _additions(chains: Rules) -> list[str]:
+    return [f'add rule {FAMILY} {TABLE} {name} {rule.text} comment "{rule.comment}"'
+            for name, rules in chains.items() for rule in rules]
+
+
 def _declare(kind: str, name: str, of: str, elements: frozenset[str]) -> str:
+    text = ",".join(sorted(_keys(of, elements)))
     return (f"add {kind} {FAMILY} {TABLE} {name} "
-            f"{{ type {of}; flags interval; elements = {{ {','.join(sorted(elements))} }}; }}")
+            f"{{ {of}; flags interval; elements = {{ {text} }}; }}")
+
+
+def _keys(of: str, elements: frozenset[str]) -> frozenset[str]:
+    """Elements as nft takes them: the key of a raw payload is a range of numbers."""
+    if not of.startswith("typeof"):
+        return elements
+    parts = (element.partition(" : ") for element in elements)
+    return frozenset(f"{_range(IPv6Network(key))} : {to}" for key, _, to in parts)
+
+
+def _range(network: IPv6Network) -> str:
+    first, last = int(network.network_address), int(network.broadcast_address)
+    return f"{first:#034x}" + (f"-{last:#034x}" if last > first else "")
 
 
 def _only(one: Ruleset, other: Ruleset) -> Ruleset:
-    """The sets, maps and counters that one table has and the other has not."""
+    """What is in slots, and the counters, that one table has and the other has not."""
     return NOTHING._replace(
         sets={name: have for name, have in one.sets.items() if name not in other.sets},
         maps={name: have for name, have in one.maps.items() if name not in other.maps},
         counters=one.counters - other.counters,
+        branches={name: have for name, have in one.branches.items() if name not in other.branches},
     )
 
 
 def _switch(change: Change) -> str:
     lines = _without_strangers(change)
-    for name, (kind, hook, priority) in change.desired.hooks.items():
-        lines.append(f"add chain {FAMILY} {TABLE} {name} "
-                     f"{{ type {kind} hook {hook} priority {priority}; policy accept; }}")
-        lines.append(f"flush chain {FAMILY} {TABLE} {name}")
-    for name, rules in change.desired.rules.items():
-        lines += [f'add rule {FAMILY} {TABLE} {name} {rule.text} comment "{rule.comment}"'
-                  for rule in rules]
+    for name in change.desired.rules:
+        lines += [_chain(name, change.desired.hooks.get(name, BRANCH)),
+                  f"flush chain {FAMILY} {TABLE} {name}"]
+    lines += _additions(change.desired.rules)
     return "\n".join(lines) + "\n"
+
+
+def _chain(name: str, hook: Hook) -> str:
+    if hook == BRANCH:
+        return f"add chain {FAMILY} {TABLE} {name}"
+    kind, where, priority = hook
+    return (f"add chain {FAMILY} {TABLE} {name} "
+            f"{{ type {kind} hook {where} priority {priority}; policy accept; }}")
 
 
 def _without_strangers(change: Change) -> list[str]:
     """Delete the strangers; before that whatever may refer to them, rules and verdict maps."""
     observed = change.observed or NOTHING
-    strangers = _strangers(observed)
+    strangers = _strangers(observed, change.desired)
     if not strangers:
         return []
-    return [*(f"flush chain {FAMILY} {TABLE} {name}" for name in observed.hooks),
+    chains = (*observed.rules, *observed.branches)
+    return [*(f"flush chain {FAMILY} {TABLE} {name}" for name in chains),
             *_deletion(observed._replace(counters=frozenset())).splitlines(),
             *(f"delete chain {FAMILY} {TABLE} {name}" for name in strangers)]
 
 
-def _strangers(observed: Ruleset) -> list[str]:
-    """Chains in our table that are not ours, or not at the hook where they belong."""
-    return [name for name, hook in observed.hooks.items() if CHAINS.get(name) != hook]
+def _strangers(observed: Ruleset, desired: Ruleset) -> list[str]:
+    """Chains in our table that are not wanted there, or not at that hook."""
+    return [name for name in observed.rules
+            if name not in desired.rules
+            or observed.hooks.get(name, BRANCH) != desired.hooks.get(name, BRANCH)]
 
 
 def _clean(change: Change) -> str:
     old = _only(change.observed or NOTHING, change.desired)
-    if _strangers(change.observed or NOTHING):  # the switch took these already
-        old = old._replace(sets={}, maps={})
+    if _strangers(change.observed or NOTHING, change.desired):  # the switch took these already
+        old = old._replace(sets={}, maps={}, branches={})
     return _deletion(old)
 
 
 def _deletion(ruleset: Ruleset) -> str:
-    """Delete sets, maps and counters."""
+    """Delete sets, maps, chains and counters. A verdict map is emptied first: before kernel 6.5
+    only that lets go of its chains within the same transaction (nft_map_deactivate)."""
+    leading = [name for name, have in ruleset.maps.items() if TYPES.get(
+        name.partition("-")[0], "").endswith("verdict")]
     lines = [f"delete set {FAMILY} {TABLE} {name}" for name in ruleset.sets]
+    lines += [f"flush map {FAMILY} {TABLE} {name}" for name in leading]
     lines += [f"delete map {FAMILY} {TABLE} {name}" for name in ruleset.maps]
+    lines += [f"delete chain {FAMILY} {TABLE} {name}" for name in ruleset.branches]
     lines += [f"delete counter {FAMILY} {TABLE} {name}" for name in sorted(ruleset.counters)]
     return "\n".join(lines)
 
@@ -459,7 +343,8 @@ def exposed(change: Change) -> bool:
     observed = change.observed
     if observed is None or observed.flags:
         return True
-    rules = (*observed.rules.get("guard", ()), *observed.rules.get("postrouting", ()))
+    rules = [rule for name in ("guard", "postrouting", "outward")
+             for rule in observed.rules.get(name, ())]
     return not any(rule.comment.startswith(("untranslated ", "outbound ")) for rule in rules)
 
 

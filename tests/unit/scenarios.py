@@ -6,6 +6,7 @@ from pdreactor import transition
 from pdreactor.desired import desired
 from pdreactor.model import Config, Event, Nat, Translation, Uplink
 from pdreactor.nat import nftables
+from pdreactor.nat.table import Ruleset, seen
 
 from .values import CONFIG, LAN, NOW, P1, P2, WAN, WAN2, N, after, config, reply, told
 
@@ -34,6 +35,9 @@ FIRST = reply(*told(P1))
 SECOND = reply(*told(P2))
 LARGE = reply(*told(P56))
 WITHDRAW = LAN._replace(on_expire="withdraw")
+STATELESS = LAN._replace(mode="stateless")
+BYPASS = WAN._replace(bypass=(N("fd00:1::/48"), N("fd00:2::1/128")))
+NEUTRAL = N("2001:db8:ce1a:c0::/58")
 TWO_UPLINKS = config(*BOTH, uplinks=(WAN, WAN2))
 
 SCENARIOS: dict[str, Nat] = {
@@ -57,7 +61,7 @@ SCENARIOS: dict[str, Nat] = {
     "inbound-and-hairpin-off": one(LAN._replace(inbound=False, hairpin=False), FIRST, SECOND),
     "guard-off": nat(CONFIG._replace(guard=False), FIRST),
     "guard-off-no-prefix-yet": nat(CONFIG._replace(guard=False)),
-    "bypass": one(LAN, FIRST, uplink=WAN._replace(bypass=(N("fd00:1::/48"), N("fd00:2::1/128")))),
+    "bypass": one(LAN, FIRST, uplink=BYPASS),
     "two-uplinks": nat(TWO_UPLINKS, FIRST, second=SECOND),
     "two-uplinks-one-without-prefix": nat(TWO_UPLINKS, FIRST),
     "two-uplinks-expired": nat(TWO_UPLINKS, FIRST, second=reply(*told(P2, valid=600)), now=LATER),
@@ -69,6 +73,22 @@ SCENARIOS: dict[str, Nat] = {
     "other-mark": nat(CONFIG._replace(ct_mark_mask=0xF0), FIRST),
     "host-routes": one(LAN._replace(internal=N("fd5e:ed00:1234::1/128")), reply(
         *told("2001:db8:4000::7/128"))),
+    "stateless-no-prefix-yet": nat(config(STATELESS)),
+    "stateless-first-prefix": one(STATELESS, FIRST),
+    "stateless-prefix-changed": one(STATELESS, FIRST, SECOND),
+    "stateless-inbound-off": one(STATELESS._replace(inbound=False), FIRST, SECOND),
+    "stateless-hairpin-off": one(STATELESS._replace(hairpin=False), FIRST),
+    "stateless-bypass-inbound-off": one(STATELESS._replace(inbound=False), FIRST, uplink=BYPASS),
+    "stateless-several": nat(config(STATELESS, NEXT._replace(mode="stateless")), LARGE),
+    "stateless-host-route": one(
+        STATELESS._replace(internal=N("fd5e:ed00:1234::1/128")), reply(
+            *told("2001:db8:4000::7/128"))),
+    "stateless-two-uplinks": nat(
+        config(STATELESS._replace(uplinks=("wan", "wan2")), uplinks=(WAN, WAN2)),
+        FIRST, second=SECOND),
+    "stateless-checksum-neutral-by-chance": one(STATELESS, reply(*told(NEUTRAL))),
+    "both-modes": nat(config(LAN, NEXT._replace(mode="stateless")), LARGE),
+    "both-modes-changed": nat(config(LAN, NEXT._replace(mode="stateless")), LARGE, SECOND),
 }
 
 CHANGES: dict[str, str] = {
@@ -78,18 +98,22 @@ CHANGES: dict[str, str] = {
     "taken-back": "first-prefix",
     "expired-and-withdrawn": "first-prefix",
     "link-down": "first-prefix",
+    "stateless-prefix-changed": "stateless-first-prefix",
+    "stateless-first-prefix": "first-prefix",
+    "stateless-hairpin-off": "stateless-two-uplinks",
+    "both-modes-changed": "both-modes",
 }
 """Scenarios whose golden text is the change from another one; all others begin with no table."""
 
 
-def as_observed(ruleset: nftables.Ruleset) -> nftables.Ruleset:
+def as_observed(ruleset: Ruleset) -> Ruleset:
     """What observe() makes of a table once it is in the kernel."""
-    rules = {chain: tuple(nftables.Rule(r.comment) for r in rules)
-             for chain, rules in ruleset.rules.items()}
-    return ruleset._replace(rules=rules)
+    rules, branches = ({chain: seen(rules) for chain, rules in chains.items()}
+                       for chains in (ruleset.rules, ruleset.branches))
+    return ruleset._replace(rules=rules, branches=branches)
 
 
-def table(name: str, slot: int = 1) -> nftables.Ruleset:
+def table(name: str, slot: int = 1) -> Ruleset:
     """The table of a scenario, as observed."""
     return as_observed(nftables.place(nftables.render(SCENARIOS[name]), slot))
 

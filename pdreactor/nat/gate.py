@@ -1,0 +1,71 @@
+"""What may not leave untranslated, and what is never translated nor guarded. Pure."""
+
+from ..model import Gate, Lane, Nat
+from .table import Draft, Hook
+
+CHAINS: dict[str, Hook] = {
+    "guard": ("filter", "postrouting", 310),
+    "forward": ("filter", "forward", -5),
+}
+"""310 is after everything that rewrites; a reject is not possible there, hence the other one."""
+
+
+def leave_alone(draft: Draft, nat: Nat) -> None:
+    """Never translated nor guarded: IPsec (rt_policy), the bypass."""
+    for chain, (_, hook, _) in draft.hooks.items():
+        if hook == "prerouting":
+            draft.rule(chain, "decrypted by IPsec", "meta ipsec exists return")
+        elif hook != "input":
+            draft.rule(chain, "IPsec policy", "rt ipsec exists return")
+    for number, gate in enumerate(nat.gates):
+        if gate.bypass:
+            name = _bypass(draft, gate, number)
+            for chain, (_, hook, _) in draft.hooks.items():
+                if hook in ("postrouting", "forward"):
+                    draft.rule(chain, f"bypass {gate.interface}",
+                               f'oifname "{gate.interface}" ip6 daddr {name} return')
+
+
+def _bypass(draft: Draft, gate: Gate, number: int) -> str:
+    return draft.set(f"bypass-{number}", gate.bypass)
+
+
+def render(draft: Draft, nat: Nat) -> None:
+    """What is left untranslated does not leave; what cannot be translated is told so (RFC 7084
+    L-14)."""
+    for number, gate in enumerate(nat.gates):
+        if nat.guard:
+            _guard(draft, gate, number)
+        for lane in nat.lanes:
+            if lane.interface == gate.interface and lane.closed:
+                _close(draft, gate, number, lane)
+
+
+def _guard(draft: Draft, gate: Gate, number: int) -> None:
+    leaving = f'oifname "{gate.interface}" ip6 saddr'
+    if gate.internal:
+        name = draft.set(f"inside-{number}", gate.internal)
+        counter = f"guard-{number}"
+        draft.counters.add(counter)
+        draft.rule("guard", f"untranslated {gate.interface}",
+                   f"{leaving} {name} counter name {counter} drop")
+    if gate.foreign:
+        name = draft.set(f"foreign-{number}", gate.foreign)
+        draft.rule("guard", f"other uplink's source {gate.interface}", f"{leaving} {name} drop")
+    reject = "reject with icmpv6 type policy-fail"
+    if gate.unserved:  # answers of inbound flows still have their internal source here
+        name = draft.set(f"unserved-{number}", gate.unserved)
+        draft.rule("forward", f"no usable prefix {gate.interface}",
+                   f"{leaving} {name} ct direction original {reject}")
+    if gate.untracked:
+        name = draft.set(f"untracked-{number}", gate.untracked)
+        draft.rule("forward", f"no usable prefix {gate.interface}", f"{leaving} {name} {reject}")
+
+
+def _close(draft: Draft, gate: Gate, number: int, lane: Lane) -> None:
+    """inbound = false where the destination is rewritten before conntrack: only answers pass."""
+    others = f"ip6 saddr != {_bypass(draft, gate, number)} " if gate.bypass else ""
+    name = draft.set(f"closed-{number}", lane.closed)
+    draft.rule("forward", f"no inbound {lane.uplink}",
+               f'iifname "{gate.interface}" ip6 daddr {name} {others}'
+               f"ct state != {{ established, related }} reject with icmpv6 type no-route")
