@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from ipaddress import IPv6Network
 from typing import Any, NoReturn
 
-from . import __version__, log, reconciler, report
+from . import __version__, log, reconciler, report, state, translate
 from .errors import EX_IOERR, EX_OK, EX_SOFTWARE, EX_USAGE, ConfigError, PdreactorError, UsageError
 from .model import Config, Delegation, Event, Uplink
-from .prefix import acceptable, parse_decimal, parse_prefix
+from .prefix import acceptable, parse_address, parse_decimal, parse_prefix
 
 EPILOG = "Exit codes are those of sysexits.h; see pdreactor(8)."
 
@@ -89,6 +89,8 @@ def _add_verbs(verbs: Any) -> None:
     _with_json(_add(verbs, _plan, "plan", "print what a pass would change"))
     _with_json(_add(verbs, _status, "status", "uplinks, prefixes, translations, what is wrong"))
     _add(verbs, _check, "check", "read the configuration and name every mistake")
+    ask = _with_json(_add(verbs, _translate, "translate", "a host's address on the other side"))
+    ask.add_argument("address")
     tell = _add(verbs, _set, "set", "tell a prefix by hand")
     tell.add_argument("uplink")
     tell.add_argument("prefix")
@@ -107,8 +109,9 @@ def _add(verbs: Any, run: Any, name: str, text: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _with_json(parser: argparse.ArgumentParser) -> None:
+def _with_json(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="stable keys, see pdreactor(8)")
+    return parser
 
 
 # ---- the verbs ---------------------------------------------------------------------------------
@@ -156,6 +159,21 @@ def _check(options: argparse.Namespace) -> int:
         print(f"warning: {config.path}: {warning}")
     print(f"{config.path}: {len(config.uplinks)} uplink(s), {len(config.translations)} "
           f"translation(s), no mistakes")
+    return EX_OK
+
+
+def _translate(options: argparse.Namespace) -> int:
+    """Asks the state, and not the kernel: no firewall backend is needed for it."""
+    config = _config(options)
+    address = parse_address(options.address)
+    before, damage = state.load(config.state_dir, keep=True)
+    if damage:
+        log.warning(damage)
+    known = reconciler.current(before, config)
+    asked = translate.about(address, config)
+    wanted = reconciler.wish(asked, known)
+    told = translate.answer(address, asked, known, wanted, int(time.time()))
+    print(json.dumps(told, indent=2) if options.json else "\n".join(translate.lines(told)))
     return EX_OK
 
 

@@ -36,6 +36,10 @@ class BackendMissing(PdreactorError):
     exit_code = EX_UNAVAILABLE
 
 
+class NoNftables(BackendMissing):
+    """The kernel has no nf_tables at all."""
+
+
 class StateError(PdreactorError):
     """The state directory or file cannot be read, written or locked."""
 

@@ -158,10 +158,21 @@ class Stamp(NamedTuple):
     inbound: bool
 
 
+class Holding(NamedTuple):
+    """Chains of ours in one variant of ip6tables ("nf_tables" or "legacy")."""
+
+    variant: str
+    dnat: str
+    snat: str
+    jumps: bool  # from the built-in chains, by us
+    modes: tuple[str, ...] = ("netmap", "rfc6296")  # which decide in what tables
+
+
 class State(NamedTuple):
     """The state file. ``doomed`` flows are still to be removed from conntrack, and while
     ``exposed`` those that may have begun untranslated; ``numbers`` is (protocol, priority) of the
-    last pass."""
+    last pass, ``held`` what we may have in ip6tables, ``modes`` how each internal prefix is
+    translated."""
 
     uplinks: dict[str, UplinkState]
     doomed: tuple[Stamp, ...] = ()
@@ -169,6 +180,8 @@ class State(NamedTuple):
     applied: tuple[tuple[str, tuple[IPv6Network, ...]], ...] = ()  # (uplink, what on_change knows)
     exposed: bool = False
     numbers: tuple[int, ...] = ()
+    held: tuple[Holding, ...] = ()
+    modes: tuple[tuple[IPv6Network, str], ...] = ()
 
 
 # ---- desired: what the kernel should hold ----------------------------------------------------

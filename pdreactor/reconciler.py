@@ -16,9 +16,8 @@ from . import document, events, log, state, transition
 from .desired import desired
 from .errors import PdreactorError, PermissionDenied, Refused, StateError
 from .kernel.link import links, on_link
-from .kernel.nft import Nft
 from .model import Config, Desired, Event, State, Uplink
-from .nat import nftables
+from .nat import Firewall, remove
 
 if TYPE_CHECKING:
     from .report import View
@@ -184,28 +183,47 @@ class _Work:
         self.config, self.known, self.wanted = config, known, wanted
         self.exposed = known.exposed
         self.told: list[dict[str, str]] = []  # variables for on_change, by uplink
-        self.nft = Nft()
-        self.change = nftables.plan(wanted.nat, nftables.observe(self.nft))
+        self.firewall = Firewall(config, wanted.nat, known.held)
 
 
 def _switch_nat(work: _Work) -> list[str]:
     """The part that users wait for."""
-    if work.change is None:
-        return []
-    if nftables.exposed(work.change) and not work.exposed:
-        work.exposed = True
-        try:
-            update(work.config, lambda s: s._replace(exposed=True))
-        except StateError:
-            pass  # it is said at the end, by whatever else has to be written
-    nftables.apply(work.nft, work.change)
-    return nftables.words(work.change)
+    lines: list[str] = []
+    _note_held(work)
+    for part in work.firewall.plan():
+        if work.firewall.exposed and not work.exposed:
+            work.exposed = True
+            _note(work, lambda s: s._replace(exposed=True))
+        lines += part.apply()
+    return lines
+
+
+def _note_held(work: _Work) -> None:
+    """Before the chains are made: a pass that is cut off leaves nothing that nobody knows of."""
+    here = work.firewall.here
+    if here is None or here in work.known.held:
+        return
+    same = [one for one in work.known.held if one[:3] == here[:3]]
+    modes = {mode for one in (here, *same) for mode in one.modes}
+    held = (*(one for one in work.known.held if one not in same),
+            here._replace(modes=tuple(sorted(modes))))
+    _note(work, lambda s: s._replace(held=held))
+
+
+def _note(work: _Work, change: Callable[[State], State]) -> None:
+    try:
+        update(work.config, change)
+    except StateError:
+        pass  # it is said at the end, by whatever else has to be written
 
 
 def _finish_nat(work: _Work) -> list[str]:
-    if work.change is not None:
-        nftables.clean(work.nft, work.change)
-    return []
+    lines = work.firewall.finish()
+    here = work.firewall.here
+    held = (here,) if here else ()
+    if work.known.held != held:
+        update(work.config, lambda s: s._replace(held=held))
+    return lines
 
 
 def _reconcile_routes(work: _Work) -> list[str]:
@@ -228,7 +246,8 @@ def _clean_conntrack(work: _Work) -> list[str]:
     """Remove the flows of dead generations, and those that began untranslated while there was
     nothing to stop them: they would stay so."""
     doomed, mask = work.known.doomed, work.config.ct_mark_mask
-    exposed = work.exposed and any(lane.outbound for lane in work.wanted.nat.lanes)
+    exposed = work.exposed and any(
+        lane.outbound and lane.mode == "netmap" for lane in work.wanted.nat.lanes)
     if not doomed and not exposed:
         return []
     from . import conntrack
@@ -291,14 +310,18 @@ def look(config: Config) -> "View":
     before, damage = state.load(config.state_dir, keep=True)
     known = current(before, config)
     wanted = wish(config, known)
-    observed = nftables.observe(Nft())
-    change = nftables.plan(wanted.nat, observed)
+    firewall = Firewall(config, wanted.nat, known.held)
+    parts = list(firewall.plan())
+    translated = {direction: frozenset().union(*(part.translated[direction] for part in parts))
+                  for direction in ("outbound", "inbound")}
     with Rtnl() as rtnl:
         routes = routing.plan(rtnl, wanted.routes, wanted.rules, config.protocol, config.priority)
-    pending = [*(nftables.words(change) if change else ()), *routing.words(routes)]
+    pending = [line for part in (*parts, *firewall.old()) for line in part.words]
+    pending += routing.words(routes)
     if known.doomed:
         pending.append(f"remove the conntrack entries of {len(known.doomed)} dead generation(s)")
-    return View(known, wanted, observed, _links(config), tuple(pending), damage)
+    return View(known, wanted, translated, _links(config), tuple(pending), damage,
+                firewall.notes_of_this_machine())
 
 
 def flush(config: Config, *, forget: bool) -> None:
@@ -320,17 +343,21 @@ def flush(config: Config, *, forget: bool) -> None:
 
 
 def _flush_nat(config: Config) -> None:
-    Nft().run(nftables.remove(), "remove table ip6 pdreactor")
+    remove(config, _before(config).held)
+
+
+def _before(config: Config) -> State:
+    try:
+        return state.load(config.state_dir, keep=True)[0]
+    except StateError:
+        return State({})  # unreadable: the configuration's numbers and names have to do
 
 
 def _flush_routes(config: Config) -> None:
     from . import routing
     from .kernel.rtnl import Rtnl
 
-    try:
-        before, _ = state.load(config.state_dir, keep=True)
-    except StateError:
-        before = State({})  # unreadable: the configuration's numbers have to do
+    before = _before(config)
     with Rtnl() as rtnl:
         for numbers in {before.numbers, (config.protocol, config.priority)} - {()}:
             routing.reconcile(rtnl, (), (), *numbers)
@@ -343,4 +370,5 @@ def _flush_flows(config: Config) -> None:
 
 
 def _flush_state(config: Config) -> None:
-    update(config, lambda s: s._replace(doomed=(), applied=(), exposed=False, numbers=()))
+    update(config, lambda s: s._replace(
+        doomed=(), applied=(), exposed=False, numbers=(), held=(), modes=()))

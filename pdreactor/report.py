@@ -17,8 +17,6 @@ from .model import (
     Uplink,
     UplinkState,
 )
-from .nat.nftables import translated
-from .nat.table import Ruleset
 
 MOST_LINES = 40
 """Translations that ``status`` prints for people; ``--json`` has all."""
@@ -29,15 +27,16 @@ class View(NamedTuple):
 
     known: State
     wanted: Desired
-    observed: Ruleset | None
+    translated: dict[str, frozenset[str]]  # what the kernel translates: see nftables.translated
     links: dict[str, bool]
     pending: tuple[str, ...]
     damage: str
+    notes: tuple[str, ...] = ()  # what users of this machine should know
 
 
 def status(config: Config, view: View, now: int) -> dict[str, Any]:
     """The document of ``status --json``."""
-    kernel = translated(view.observed)
+    kernel = view.translated
     serving: dict[tuple[int, str], list[Serving]] = {}
     for one in view.wanted.serving:
         serving.setdefault(_where(one.translation, one.uplink), []).append(one)
@@ -54,6 +53,7 @@ def status(config: Config, view: View, now: int) -> dict[str, Any]:
         "pending": list(view.pending),
         "problems": problems,
         "errors": wrong,
+        "notes": list(view.notes),
         "history": [h._asdict() for h in view.known.history],
     }
 
@@ -128,6 +128,7 @@ def lines(status: dict[str, Any]) -> list[str]:
         text.append(f"... and {len(shown) - MOST_LINES} more lines (all of them: --json)")
     text += [f"wrong: {problem['uplink']}: {problem['message']}" for problem in status["problems"]]
     text += [f"wrong: {error}" for error in status["errors"]]
+    text += [f"note: {note}" for note in status["notes"]]
     text += [f"pending: {change}" for change in status["pending"]]
     return [*text, "all in place" if status["ok"] else "NOT all in place"]
 

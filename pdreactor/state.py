@@ -23,7 +23,8 @@ from types import TracebackType
 from typing import Any
 
 from .errors import PermissionDenied, StateError
-from .model import Happening, Prefix, Refusal, Stamp, State, UplinkState
+from .keys import CHAIN
+from .model import Happening, Holding, Prefix, Refusal, Stamp, State, UplinkState
 
 FORMAT = 1
 FILE = "state.json"
@@ -182,6 +183,8 @@ def encode(state: State) -> bytes:
         "applied": {name: [str(n) for n in networks] for name, networks in state.applied},
         "exposed": state.exposed,
         "numbers": list(state.numbers),
+        "held": [list(one) for one in state.held],
+        "modes": {str(network): mode for network, mode in state.modes},
     }
     return json.dumps(document, indent=1).encode() + b"\n"
 
@@ -203,7 +206,24 @@ def decode(raw: bytes) -> State:
     applied = tuple((str(name), tuple(_network(n) for n in networks))
                     for name, networks in document["applied"].items())
     numbers = tuple(_number(n) for n in document.get("numbers", ()))
-    return State(uplinks, doomed, history, applied, bool(document.get("exposed")), numbers)
+    held = tuple(_holding_in(*entry) for entry in document.get("held", ()))
+    modes = tuple((_internal(n), str(mode)) for n, mode in document.get("modes", {}).items())
+    return State(uplinks, doomed, history, applied, bool(document.get("exposed")), numbers, held,
+                 modes)
+
+
+def _holding_in(variant: Any, dnat: Any, snat: Any, jumps: Any, modes: Any) -> Holding:
+    if variant not in ("nf_tables", "legacy"):
+        raise ValueError(f"not a variant of ip6tables: {variant!r}")
+    if not all(isinstance(n, str) and CHAIN.fullmatch(n) for n in (dnat, snat)):
+        raise ValueError(f"not chains of ip6tables: {dnat!r}, {snat!r}")
+    return Holding(variant, dnat, snat, bool(jumps), tuple(map(str, modes)))
+
+
+def _internal(text: Any) -> IPv6Network:
+    if not isinstance(text, str) or "%" in text:
+        raise ValueError(f"not a prefix: {text!r}")
+    return IPv6Network(text)
 
 
 def _uplink_out(uplink: UplinkState) -> dict[str, Any]:

@@ -85,7 +85,23 @@ def after_configuration(state: State, config: Config, now: int) -> State:
         known = state.uplinks.get(uplink.name, UplinkState(0)).prefixes
         if uplink.prefix is not None and [p.network for p in known] != [uplink.prefix]:
             state = _with_static(state, uplink, uplink.prefix, config, now)
-    return state
+    return _with_modes(state, config)
+
+
+def _with_modes(state: State, config: Config) -> State:
+    """A translation that goes over to another mode: the flows that conntrack translates have to
+    go, or those that it does not."""
+    modes = tuple((t.internal, t.mode) for t in config.translations)
+    if modes == state.modes:
+        return state
+    before = dict(state.modes)
+    changed = [t for t in config.translations if before.get(t.internal, t.mode) != t.mode]
+    untracked = {name for t in changed if t.mode != "netmap" and before[t.internal] == "netmap"
+                 for name in t.uplinks}
+    doomed = {stamp for name in untracked for stamp in _live(state.uplinks.get(name))}
+    return state._replace(
+        modes=modes, doomed=tuple(sorted({*state.doomed, *doomed})),
+        exposed=state.exposed or any(t.mode == "netmap" for t in changed))
 
 
 def _without(state: State, name: str, now: int) -> State:

@@ -8,13 +8,15 @@ import errno
 import os
 from typing import Any
 
-from ..errors import BackendMissing, KernelBusy, KernelError, PermissionDenied
+from ..errors import BackendMissing, KernelBusy, KernelError, NoNftables, PdreactorError, PermissionDenied
 from .retry import persistently
 
 PACKAGES = ("python3-nftables on Debian, Ubuntu and Fedora, nftables on Arch, "
             "py3-nftables on Alpine")
 BUSY = tuple(os.strerror(n) for n in (errno.EBUSY, errno.EAGAIN, errno.ENOBUFS, errno.EINTR))
 FORBIDDEN = tuple(os.strerror(n) for n in (errno.EPERM, errno.EACCES))
+UNKNOWN = tuple(os.strerror(n) for n in (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT))
+"""What nfnetlink says of a subsystem that it does not have."""
 ABSENT = os.strerror(errno.ENOENT)
 CAP_NET_ADMIN = 12
 
@@ -58,6 +60,20 @@ class Nft:
             raise _explained(error, f"read table {family} {name}")
         return str(output)
 
+    def flowtables(self) -> list[str]:
+        """The flowtables of all families, "FAMILY TABLE NAME" each."""
+        import json
+
+        output = persistently(self._flowtables)
+        return [" ".join(one["flowtable"][key] for key in ("family", "table", "name"))
+                for one in json.loads(output)["nftables"] if "flowtable" in one]
+
+    def _flowtables(self) -> str:
+        code, output, error = self._nft.cmd("list flowtables")
+        if code:
+            raise _explained(error, "read the flowtables")
+        return str(output)
+
     def list_table(self, family: str, name: str) -> list[dict[str, Any]] | None:
         """The table's objects as libnftables-json(5) has them; None when there is no such table."""
         import json
@@ -83,9 +99,11 @@ def _allowed() -> bool:
     return bool(int(effective.split()[1], 16) >> CAP_NET_ADMIN & 1)
 
 
-def _explained(error: str, doing: str) -> KernelError | PermissionDenied:
+def _explained(error: str, doing: str) -> PdreactorError:
     line = next((line for line in error.splitlines() if line.strip()), "no reason given").strip()
     if any(text in error for text in FORBIDDEN):
         return PermissionDenied(f"cannot {doing}: {line}; this needs root or CAP_NET_ADMIN")
+    if "initialization failed" in error and any(text in error for text in UNKNOWN):
+        return NoNftables(f"this kernel has no nf_tables ({line})")
     kind = KernelBusy if any(text in error for text in BUSY) else KernelError
     return kind(f"cannot {doing}: {line}")

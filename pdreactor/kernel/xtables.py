@@ -57,6 +57,10 @@ def text(commit: Commit) -> str:
 
 def _line(chain: str, rule: Rule) -> str:
     at = rule.words.index("-j")
-    before, after = " ".join(rule.words[:at]), " ".join(rule.words[at:])
-    space = " " if before else ""
-    return f'-A {chain} {before}{space}-m comment --comment "{rule.comment}" {after}'
+    comment = ("-m", "comment", "--comment", _quoted(rule.comment)) if rule.comment else ()
+    return " ".join(("-A", chain, *rule.words[:at], *comment, *rule.words[at:]))
+
+
+def _quoted(comment: str) -> str:
+    escaped = comment.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

@@ -1,1 +1,205 @@
-"""The translation in the firewall. The backend is chosen here and nowhere else."""
+"""The translation in the firewall. The backend is chosen here and nowhere else.
+
+    backend            nftables table                      chains of ip6tables
+    auto, nftables     translation and guard               none; taken away where we had some
+    iptables[-legacy]  guard                               translation
+    the same, on a     (nothing)                           translation, and what FORWARD and
+    kernel without nf_tables                               OUTPUT can do of the guard
+
+Each of the two is a ``Part``. A part translates before another one stops to: in netfilter the first
+to translate a flow wins, and both would do it alike.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any
+
+from ..errors import BackendMissing, NoNftables
+from ..model import Config, Holding, Nat
+from . import nftables
+
+
+class Part:
+    """One program's share of the translation, during one pass. ``room`` is nftables.py or
+    iptables.py: both have the same functions; ``connect`` opens their way to the kernel."""
+
+    def __init__(self, room: Any, connect: Callable[[], Any], wanted: Any) -> None:
+        self.room, self.wanted, self._connect = room, wanted, connect
+        self.seam: Any = None
+        self.observed: Any = None
+        self.change: Any = None
+
+    def plan(self) -> "Part":
+        """Look, and see what is to be done: ``change`` is None when nothing is."""
+        self.seam = self.seam or self._connect()
+        self.observed = self.room.observe(self.seam, self.wanted)
+        self.change = self.room.plan(self.wanted, self.observed)
+        return self
+
+    def apply(self) -> list[str]:
+        """Make the change; returns it for people, a line each."""
+        if self.change is None:
+            return []
+        self.room.apply(self.seam, self.change)
+        lines: list[str] = self.room.words(self.change)
+        return lines
+
+    def finish(self) -> None:
+        """Take away what the change left over, and look whether all is as desired."""
+        if self.change is not None:
+            self.room.clean(self.seam, self.change)
+
+    @property
+    def words(self) -> list[str]:
+        return self.room.words(self.change) if self.change is not None else []
+
+    @property
+    def exposed(self) -> bool:
+        """True when before the change this part did not keep packets from leaving as they are."""
+        return self.change is not None and bool(self.room.exposed(self.change))
+
+    @property
+    def translated(self) -> dict[str, frozenset[str]]:
+        found: dict[str, frozenset[str]] = self.room.translated(self.observed)
+        return found
+
+
+def holding(config: Config) -> Holding | None:
+    """The chains of ip6tables that this configuration translates with; None with nftables."""
+    if config.backend in ("auto", "nftables"):
+        return None
+    variant = "legacy"
+    if config.backend == "iptables":
+        from ..kernel.ip6tables import variant as of_this_machine
+
+        variant = of_this_machine()
+    modes = tuple(sorted({translation.mode for translation in config.translations}))
+    return Holding(variant, config.dnat_chain, config.snat_chain, config.jumps, modes)
+
+
+class Firewall:
+    """All parts of one pass. ``held`` has the chains that earlier configurations may have left."""
+
+    def __init__(self, config: Config, nat: Nat, held: Collection[Holding]) -> None:
+        self.here = holding(config)
+        self.exposed = False
+        self.notes: tuple[str, ...] = ()
+        guard = nat._replace(lanes=(), modes=frozenset())
+        self._table = Part(nftables, _nft, guard if self.here else nat)
+        earlier = frozenset(mode for one in held if _same(one, self.here) for mode in one.modes)
+        self._chains = _chains(self.here, nat, earlier) if self.here else None
+        self._parts: list[Part] = []
+        self._old = [one for one in held if not _same(one, self.here)]
+
+    def plan(self) -> Iterator[Part]:
+        """The parts in the order in which they are to be applied. Where the chains of ip6tables
+        stand they go first, and nftables is not even looked at before; a guard that does not stand
+        goes before them."""
+        for part in self._ordered():
+            self._parts.append(part)
+            yield part
+
+    def _ordered(self) -> Iterator[Part]:
+        if self._chains is None:
+            yield self._noted(self._table.plan())
+            return
+        if self.here and self.here.variant == "legacy" and not self._has_table():
+            yield self._noted(self._chains.plan())
+            return
+        chains = self._chains.plan()
+        if not chains.exposed:
+            yield chains
+            yield self._table.plan()
+            return
+        table = self._table.plan()
+        self.exposed = table.exposed
+        yield from (table, chains) if table.exposed else (chains, table)
+
+    def _noted(self, part: Part) -> Part:
+        self.exposed = part.exposed
+        return part
+
+    def _has_table(self) -> bool:
+        """False on a kernel without nf_tables: then the chains guard, as far as they can."""
+        try:
+            self._table.plan()
+        except NoNftables as exc:
+            self.notes += (f"{exc}: ip6tables guards in FORWARD and OUTPUT, which cannot see "
+                           f"whether a new flow will be translated",)
+            assert self._chains is not None
+            self._chains.wanted = self._chains.wanted._replace(guard=True)
+            return False
+        return True
+
+    def finish(self) -> list[str]:
+        """What comes after the switch: left-overs, and the chains of earlier configurations."""
+        for part in self._parts:
+            part.finish()
+        return [line for old in self.old() for line in _taken_away(old)]
+
+    def old(self) -> list[Part]:
+        """What is still there of earlier configurations, planned."""
+        return [part for one in self._old if (part := _chains(one, None).plan()).change]
+
+    def notes_of_this_machine(self) -> tuple[str, ...]:
+        """What users of two variants of ip6tables at once should know."""
+        if self.here is None:
+            return self.notes
+        from ..kernel.ip6tables import legacy_tables
+
+        tables = " and ".join(legacy_tables())
+        if self.here.variant == "legacy" or not tables:
+            return self.notes
+        return (*self.notes, f"ip6tables-legacy has tables too ({tables}): rules of both variants "
+                             f"are in force; look with ip6tables-legacy-save, and keep to one")
+
+
+def remove(config: Config | None, held: Iterable[Holding]) -> None:
+    """Take everything of ours out of the firewall."""
+    nft = _nft()
+    try:
+        nft.run(nftables.remove(), "remove table ip6 pdreactor")
+    except NoNftables:
+        pass
+    for one in dict.fromkeys((*held, *_configured(config))):
+        _taken_away(_chains(one, None).plan())
+
+
+def _configured(config: Config | None) -> list[Holding]:
+    try:
+        here = holding(config) if config else None
+    except BackendMissing:
+        here = None
+    return [here] if here else []
+
+
+def _taken_away(part: Part) -> list[str]:
+    lines = part.apply()
+    part.finish()
+    return lines
+
+
+def _same(one: Holding, other: Holding | None) -> bool:
+    return other is not None and one[:3] == other[:3]
+
+
+def _nft() -> Any:
+    from ..kernel.nft import Nft
+
+    return Nft()
+
+
+def _chains(held: Holding, nat: Nat | None, earlier: frozenset[str] = frozenset()) -> Part:
+    from . import iptables
+
+    wanted = iptables.Wanted(nat, held, earlier=earlier)
+    return Part(iptables, lambda: _xtables(held.variant), wanted)
+
+
+def _xtables(variant: str) -> Any:
+    if variant == "legacy":
+        from ..kernel.libiptc import Libiptc
+
+        return Libiptc()
+    from ..kernel.ip6tables import Ip6tables
+
+    return Ip6tables()

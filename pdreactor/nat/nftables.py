@@ -16,7 +16,7 @@ it does not.
 from ipaddress import IPv6Address, IPv6Network, summarize_address_range
 from typing import Any, NamedTuple
 
-from ..errors import KernelError
+from ..errors import BackendMissing, KernelError
 from ..kernel.nft import Nft
 from ..model import Nat
 from . import gate, netmap, stateless
@@ -47,8 +47,14 @@ def render(nat: Nat) -> Ruleset:
 # ---- observe -----------------------------------------------------------------------------------
 
 
-def observe(nft: Nft) -> Ruleset | None:
-    """The table as the kernel has it; None when it is not there."""
+def observe(nft: Nft, nat: Nat | None = None) -> Ruleset | None:
+    """The table as the kernel has it; None when it is not there. Raises BackendMissing where the
+    kernel has something that ``nat`` cannot work beside."""
+    if nat and "stateless" in nat.modes and (found := nft.flowtables()):
+        raise BackendMissing(
+            f"mode stateless does not work beside the flowtable {found[0]!r}: flows that are "
+            f"offloaded there pass by every rule and would leave untranslated; delete it, or use "
+            f'mode "netmap"')
     objects = nft.list_table(FAMILY, TABLE)
     return None if objects is None else read(objects)
 
@@ -332,7 +338,7 @@ def clean(nft: Nft, change: Change) -> None:
     """Delete what the change left over, and look whether the table is as desired."""
     if text := _clean(change):
         nft.run(text, "delete the old maps of table ip6 pdreactor")
-    after = observe(nft)
+    after = observe(nft, None)
     if after is None or not same(change.desired, after):
         raise KernelError("table ip6 pdreactor is not as it was written: another program changes "
                           "it at the same time; nft monitor shows which")

@@ -181,8 +181,9 @@ def _rewriting_quote(offset: int) -> Callable[[Pair], tuple[str, ...]]:
         difference = (_sum(pair[0]) - _sum(pair[1])) % 0xFFFF
         if not difference:
             return (write,)
-        return (write, f"@th,0,8 {{ 2, 4 }} @th,32,16 set {difference:#06x} goto settle",
-                f"@th,0,8 {{ 1, 3 }} @th,48,16 set {difference:#06x} goto settle")
+        # No "{ 2, 4 }": the kernel looks through all sets of a table for each one that it makes.
+        return (write, f"@th,0,8 & 1 == 0 @th,32,16 set {difference:#06x} goto settle",
+                f"@th,0,8 & 1 == 1 @th,48,16 set {difference:#06x} goto settle")
 
     return texts
 

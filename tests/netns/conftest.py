@@ -6,7 +6,7 @@ import pytest
 
 from tests.lab import Lab
 
-from .pd import Router
+from .pd import NFTABLES, Router, Variant
 
 
 @pytest.fixture
@@ -17,6 +17,13 @@ def lab() -> Iterator[Lab]:
 
 
 @pytest.fixture
-def router(lab: Lab) -> Router:
+def variant() -> Variant:
+    """Backend and mode; a test with another idea says ``@on(...)``."""
+    import os
+    return Variant(*os.environ.get('VARIANT', 'nftables netmap').split())
+
+
+@pytest.fixture
+def router(lab: Lab, variant: Variant) -> Router:
     """Its router, with the smallest configuration and no prefix yet."""
-    return Router(lab)
+    return Router(lab, variant=variant)

@@ -1,6 +1,7 @@
 """What the kernel announces to those who listen: nothing, when nothing was written."""
 
 import re
+import time
 from typing import NamedTuple
 
 from tests.lab import Lab
@@ -50,8 +51,16 @@ class Monitor:
         return "\n".join(line for line in lines if not re.fullmatch("[a-z]+ ", line))
 
     def _hears(self) -> bool:
-        """True when it has heard a mark."""
-        return self._make() in self.process.output()
+        """True when it has heard a mark. The next one waits: a monitor that reads large tables
+        first begins anew whenever something changes meanwhile."""
+        self._make()
+        end = time.monotonic() + 0.5
+        while time.monotonic() < end:
+            heard = self.process.output()
+            if any(self.kind.shown.format(n) in heard for n in range(1, self.number + 1)):
+                return True
+            time.sleep(0.005)
+        return False
 
     def _mark(self) -> str:
         """Make a mark that it hears."""

@@ -4,14 +4,17 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 from subprocess import CompletedProcess
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
+from pdreactor import npt
+from pdreactor.prefix import rebase
 from tests.lab import INTERNAL, Lab, Process
 
 from .monitor import IP, NFT, Monitor
@@ -64,18 +67,53 @@ def python(module: str) -> list[str]:
     return [sys.executable, "-m", module]
 
 
+class Variant(NamedTuple):
+    """A backend and a mode. The tests' configurations say neither: it is put into them."""
+
+    backend: str = "nftables"
+    mode: str = "netmap"
+
+    def __str__(self) -> str:
+        return self.backend if self.mode == "netmap" else f"{self.backend}-{self.mode}"
+
+    @property
+    def tracked(self) -> bool:
+        """True when conntrack knows the flows."""
+        return self.mode == "netmap"
+
+    def put_into(self, text: str) -> str:
+        """The configuration for this variant."""
+        if self == Variant():
+            return text
+        text = text.replace("[[translation]]", f'[[translation]]\nmode = "{self.mode}"')
+        head = f'[firewall]\nbackend = "{self.backend}"\n'
+        return text.replace("[firewall]\n", head) if "[firewall]\n" in text else text + "\n" + head
+
+
+NFTABLES = Variant()
+NETMAP = [NFTABLES, Variant("iptables"), Variant("iptables-legacy")]
+STATELESS = Variant("nftables", "stateless")
+RFC6296 = [Variant("iptables", "rfc6296"), Variant("iptables-legacy", "rfc6296")]
+ALL = [*NETMAP, STATELESS, *RFC6296]
+
+
+def on(variants: Iterable[Variant]) -> pytest.MarkDecorator:
+    """Run a test that has a ``router`` with each of these."""
+    return pytest.mark.parametrize("variant", variants, ids=str)
+
+
 class Router:
     """The router of a test network with pdreactor on it."""
 
-    def __init__(self, lab: Lab, text: str | None = None) -> None:
-        self.lab = lab
+    def __init__(self, lab: Lab, text: str | None = None, variant: Variant = NFTABLES) -> None:
+        self.lab, self.variant = lab, variant
         self.configure(config() if text is None else text)
 
     # ---- pdreactor -------------------------------------------------------------------------
 
     def configure(self, text: str) -> None:
-        """Write /etc/pdreactor.toml."""
-        self.lab.write("router", CONFIG, text)
+        """Write /etc/pdreactor.toml, for the variant under test."""
+        self.lab.write("router", CONFIG, self.variant.put_into(text))
 
     def pd(self, *arguments: str, code: int | None = 0) -> "CompletedProcess[str]":
         """Run a verb. Its exit code must be ``code``; None takes any."""
@@ -109,6 +147,13 @@ class Router:
         """The document of ``status --json``."""
         document: dict[str, Any] = json.loads(self.pd("status", "--json", code=None).stdout)
         return document
+
+    def outside(self, host: str, prefix: str = OLD) -> str:
+        """What a LAN host is called outside."""
+        inside, external = IPv6Network(INTERNAL), IPv6Network(prefix)
+        if self.variant.mode == "rfc6296":
+            return str(npt.translate(IPv6Address(host), inside, external))
+        return str(rebase(IPv6Address(host), inside, external))
 
     def prefixes(self, uplink: str = "wan") -> dict[str, str]:
         """Each known prefix and its state."""

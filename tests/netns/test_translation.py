@@ -49,7 +49,7 @@ def test_lan_hosts_leave_with_the_delegated_prefix(lab: Lab, translated: Router)
     echo = Echo(lab, "isp")
     assert reaches(lab, "a", SERVER)
     assert ask(lab, "a", "udp", SERVER) == ask(lab, "b", "tcp", SERVER) == "same"
-    assert echo.sources() == {OLD_A, OLD_B}
+    assert echo.sources() == {translated.outside(A), translated.outside(B)}
     assert lab.count().leaked == 0
 
 
@@ -57,8 +57,8 @@ def test_the_world_reaches_lan_hosts_by_their_external_addresses(
     lab: Lab, translated: Router
 ) -> None:
     echo = Echo(lab, "a")
-    assert reaches(lab, "isp", OLD_A) and reaches(lab, "isp", OLD_B)
-    assert ask(lab, "isp", "udp", OLD_A) == ask(lab, "isp", "tcp", OLD_A) == "same"
+    assert reaches(lab, "isp", translated.outside(A)) and reaches(lab, "isp", translated.outside(B))
+    assert ask(lab, "isp", "udp", translated.outside(A)) == ask(lab, "isp", "tcp", translated.outside(A)) == "same"
     assert echo.sources() == {ISP}
     assert lab.count().leaked == 0
 
@@ -79,7 +79,7 @@ def test_source_ports_are_kept(lab: Lab, translated: Router) -> None:
     assert ask(lab, "a", "udp", SERVER, source=30001) == "same"
     assert ask(lab, "b", "udp", SERVER, source=30001) == "same"
     assert ask(lab, "a", "tcp", SERVER, source=30002) == "same"
-    assert echo.peers() == [(OLD_A, 30001), (OLD_B, 30001), (OLD_A, 30002)]
+    assert echo.peers() == [(translated.outside(A), 30001), (translated.outside(B), 30001), (translated.outside(A), 30002)]
 
 
 # ---- ICMPv6 errors ---------------------------------------------------------------------------
@@ -126,8 +126,8 @@ def test_a_lan_host_learns_the_path_mtu_from_a_far_router(lab: Lab, translated: 
 def test_a_far_host_learns_the_path_mtu_into_the_lan(lab: Lab, translated: Router) -> None:
     narrow(lab, "router", "lan0")
     Echo(lab, "a")
-    assert ask(lab, "isp", "tcp", OLD_A, MEGABYTE) == "same"
-    assert learned_mtu(lab, "isp", OLD_A)
+    assert ask(lab, "isp", "tcp", translated.outside(A), MEGABYTE) == "same"
+    assert learned_mtu(lab, "isp", translated.outside(A))
 
 
 def test_a_lan_host_learns_the_mtu_of_the_uplink(lab: Lab, translated: Router) -> None:
@@ -137,13 +137,13 @@ def test_a_lan_host_learns_the_mtu_of_the_uplink(lab: Lab, translated: Router) -
 
 
 def test_closed_ports_are_reported_both_ways(lab: Lab, translated: Router) -> None:
-    for host, target in (("a", SERVER), ("isp", OLD_A), ("a", OLD_B)):
+    for host, target in (("a", SERVER), ("isp", translated.outside(A)), ("a", translated.outside(B))):
         for protocol in ("udp", "tcp"):
             assert ask(lab, host, protocol, target) == "failed: Connection refused"
 
 
 def test_hops_into_the_lan_are_reported_to_the_world(lab: Lab, translated: Router) -> None:
-    assert ping(lab, "isp", OLD_A, "-t1").endswith("Time exceeded: Hop limit")
+    assert ping(lab, "isp", translated.outside(A), "-t1").endswith("Time exceeded: Hop limit")
     assert "unreachable" in ping(lab, "isp", "2001:db8:4000::99", "-W5").lower()
 
 
@@ -163,11 +163,11 @@ def test_a_router_without_an_address_on_the_uplink(lab: Lab, translated: Router)
         lab.wait(lambda host=host: reaches(lab, host, SERVER), 10, f"a way out for {host}")
     assert ask(lab, "router", "udp", SERVER) == ask(lab, "a", "udp", SERVER) == "same"
     routers_own = {"2001:db8:4000::1", "2001:db8:4000:1::1"}
-    assert OLD_A in echo.sources() and echo.sources() & routers_own
+    assert translated.outside(A) in echo.sources() and echo.sources() & routers_own
     assert len(echo.sources()) == 2
-    assert ask(lab, "isp", "tcp", OLD_A, MEGABYTE) == "same"
-    assert ping(lab, "isp", OLD_A, "-t1").endswith("Time exceeded: Hop limit")
-    assert reaches(lab, "a", OLD_B) and reaches(lab, "router", OLD_B)
+    assert ask(lab, "isp", "tcp", translated.outside(A), MEGABYTE) == "same"
+    assert ping(lab, "isp", translated.outside(A), "-t1").endswith("Time exceeded: Hop limit")
+    assert reaches(lab, "a", translated.outside(B)) and reaches(lab, "router", translated.outside(B))
     assert not seen_at_isp(lab)
 
 
@@ -176,29 +176,29 @@ def test_a_router_without_an_address_on_the_uplink(lab: Lab, translated: Router)
 
 def test_lan_hosts_reach_each_other_by_external_addresses(lab: Lab, translated: Router) -> None:
     echo = Echo(lab, "b")
-    assert reaches(lab, "a", OLD_B)
-    assert ask(lab, "a", "tcp", OLD_B, MEGABYTE) == ask(lab, "a", "udp", OLD_B) == "same"
-    assert echo.sources() == {OLD_A}
+    assert reaches(lab, "a", translated.outside(B))
+    assert ask(lab, "a", "tcp", translated.outside(B), MEGABYTE) == ask(lab, "a", "udp", translated.outside(B)) == "same"
+    assert echo.sources() == {translated.outside(A)}
 
 
 def test_a_lan_host_reaches_itself_by_its_external_address(lab: Lab, translated: Router) -> None:
     echo = Echo(lab, "a")
-    assert reaches(lab, "a", OLD_A)
-    assert ask(lab, "a", "tcp", OLD_A) == ask(lab, "a", "udp", OLD_A) == "same"
-    assert echo.sources() == {OLD_A}
+    assert reaches(lab, "a", translated.outside(A))
+    assert ask(lab, "a", "tcp", translated.outside(A)) == ask(lab, "a", "udp", translated.outside(A)) == "same"
+    assert echo.sources() == {translated.outside(A)}
 
 
 def test_the_router_reaches_lan_hosts_by_external_addresses(lab: Lab, translated: Router) -> None:
     Echo(lab, "a")
     assert translated.routes("type", "unreachable", "exact", OLD)
-    assert reaches(lab, "router", OLD_A) and reaches(lab, "router", OLD_B)
-    assert ask(lab, "router", "tcp", OLD_A, MEGABYTE) == ask(lab, "router", "udp", OLD_A) == "same"
+    assert reaches(lab, "router", translated.outside(A)) and reaches(lab, "router", translated.outside(B))
+    assert ask(lab, "router", "tcp", translated.outside(A), MEGABYTE) == ask(lab, "router", "udp", translated.outside(A)) == "same"
 
 
 def test_the_router_reaches_lan_hosts_beside_dhcpcds_route(lab: Lab, router: Router) -> None:
     router.run("ip", "-6", "route", "add", "unreachable", OLD, "proto", "dhcp")
     router.set(OLD)
-    assert reaches(lab, "router", OLD_A)
+    assert reaches(lab, "router", router.outside(A))
 
 
 MARKS = """
@@ -213,22 +213,22 @@ table inet marks {
 def test_packet_marks_of_others_do_not_break_hairpin(lab: Lab, translated: Router) -> None:
     lab.nft("router", MARKS)
     echo = Echo(lab, "b")
-    assert ask(lab, "a", "tcp", OLD_B) == "same"
-    assert reaches(lab, "router", OLD_B) and reaches(lab, "a", SERVER)
-    assert echo.sources() == {OLD_A}
+    assert ask(lab, "a", "tcp", translated.outside(B)) == "same"
+    assert reaches(lab, "router", translated.outside(B)) and reaches(lab, "a", SERVER)
+    assert echo.sources() == {translated.outside(A)}
 
 
 def test_hairpin_can_be_switched_off(lab: Lab, router: Router) -> None:
     router.configure(config("hairpin = false"))
     router.set(OLD)
-    assert not reaches(lab, "a", OLD_B) and not reaches(lab, "router", OLD_B)
-    assert reaches(lab, "isp", OLD_B) and reaches(lab, "a", SERVER)
+    assert not reaches(lab, "a", router.outside(B)) and not reaches(lab, "router", router.outside(B))
+    assert reaches(lab, "isp", router.outside(B)) and reaches(lab, "a", SERVER)
 
 
 def test_the_routers_own_address_inside_the_delegation_stays_its_own(
     lab: Lab, translated: Router
 ) -> None:
-    own = OLD_B  # the worst case: translated, it would be a LAN host's
+    own = translated.outside(B)  # the worst case: translated, it would be a LAN host's
     echo = Echo(lab, "router")
     translated.run("ip", "addr", "add", f"{own}/128", "dev", "eth0", "nodad")
     lab.run("b", ["ip", "link", "set", "eth0", "down"])
@@ -263,7 +263,7 @@ def test_a_prefix_that_is_gone_leaves_nothing_untranslated(lab: Lab, translated:
     assert reaches(lab, "a", SERVER)
     translated.pd("unset", "wan")
     assert ping(lab, "a", SERVER) == REJECTED
-    assert not reaches(lab, "isp", OLD_A)
+    assert not reaches(lab, "isp", translated.outside(A))
     assert not seen_at_isp(lab)
 
 
@@ -362,8 +362,8 @@ def test_without_inbound_nothing_comes_in_by_itself(lab: Lab, router: Router) ->
     router.configure(config("inbound = false"))
     router.set(OLD)
     Echo(lab, "a")
-    assert not reaches(lab, "isp", OLD_A)
-    assert ask(lab, "isp", "tcp", OLD_A).startswith("failed")
+    assert not reaches(lab, "isp", router.outside(A))
+    assert ask(lab, "isp", "tcp", router.outside(A)).startswith("failed")
 
 
 def test_without_inbound_answers_and_hairpin_pass(lab: Lab, router: Router) -> None:
@@ -371,9 +371,9 @@ def test_without_inbound_answers_and_hairpin_pass(lab: Lab, router: Router) -> N
     router.set(OLD)
     outside, inside = Echo(lab, "isp", SERVER), Echo(lab, "b")
     assert ask(lab, "a", "tcp", SERVER, MEGABYTE) == ask(lab, "a", "udp", SERVER) == "same"
-    assert ask(lab, "a", "tcp", OLD_B) == "same"
-    assert reaches(lab, "router", OLD_B)
-    assert outside.sources() == inside.sources() == {OLD_A}
+    assert ask(lab, "a", "tcp", router.outside(B)) == "same"
+    assert reaches(lab, "router", router.outside(B))
+    assert outside.sources() == inside.sources() == {router.outside(A)}
 
 
 # ---- slices and many translations ------------------------------------------------------------
@@ -387,7 +387,7 @@ def test_a_slice_of_a_larger_delegation(lab: Lab, router: Router) -> None:
     assert ask(lab, "a", "udp", SERVER) == "same"
     assert echo.sources() == {external}
     assert reaches(lab, "isp", external) and reaches(lab, "a", "2001:db8:4000:81::2")
-    assert not reaches(lab, "isp", OLD_A)
+    assert not reaches(lab, "isp", router.outside(A))
     assert router.routes("type", "unreachable", "exact", "2001:db8:4000::/56")
 
 
@@ -408,7 +408,7 @@ def test_a_short_delegation_is_refused(lab: Lab, router: Router) -> None:
 def test_a_short_delegation_serves_the_lowest_part(lab: Lab, router: Router) -> None:
     router.configure(config('on_short = "partial"'))
     router.set("2001:db8:4000::/64")
-    assert reaches(lab, "a", SERVER) and reaches(lab, "isp", OLD_A)
+    assert reaches(lab, "a", SERVER) and reaches(lab, "isp", router.outside(A))
     assert ping(lab, "b", SERVER) == REJECTED.replace("::1:", ":1::1:")
     assert not seen_at_isp(lab)
 
@@ -480,8 +480,8 @@ def test_the_excluded_prefix_is_not_translated(lab: Lab, router: Router) -> None
         "new_dhcp6_ia_pd1_prefix1_pd_exclude_subnetID": "04",
     }
     router.hook("BOUND6", variables)
-    assert reaches(lab, "a", SERVER) and reaches(lab, "isp", OLD_A)
-    assert not reaches(lab, "isp", OLD_B)
+    assert reaches(lab, "a", SERVER) and reaches(lab, "isp", router.outside(A))
+    assert not reaches(lab, "isp", router.outside(B))
     assert ping(lab, "b", SERVER) == REJECTED.replace("::1:", ":1::1:")
     assert not seen_at_isp(lab)
 
@@ -515,28 +515,28 @@ def test_each_uplink_has_its_own_prefix() -> None:
         router.set(NEW, uplink="second")
         first, second = Echo(lab, "isp", SERVER), Echo(lab, "isp2", SERVER)
         assert ask(lab, "a", "udp", SERVER, source=1001) == "same"
-        assert reaches(lab, "isp", OLD_A) and reaches(lab, "a", OLD_B) and reaches(lab, "a", NEW_B)
+        assert reaches(lab, "isp", router.outside(A)) and reaches(lab, "a", router.outside(B)) and reaches(lab, "a", router.outside(B, NEW))
         lab.nft("isp2", WRONG)
         router.run("ip", "-6", "route", "replace", "default", "via", ISP_2, "dev", "eth1")
         router.run("ip", "-6", "route", "del", "default", "dev", "eth0")
         assert ask(lab, "a", "udp", SERVER, source=1002) == "same"
         assert ask(lab, "a", "udp", SERVER, source=1001).startswith("failed")
         assert "packets 0 " in lab.run("isp2", ["nft", "list", "ruleset"]).stdout.split("wrong")[1]
-        assert (first.sources(), second.sources()) == ({OLD_A}, {NEW_A})
+        assert (first.sources(), second.sources()) == ({router.outside(A)}, {router.outside(A, NEW)})
         assert lab.count("isp").leaked == lab.count("isp2").leaked == 0
 
 
 def test_a_static_prefix(lab: Lab, router: Router) -> None:
     router.configure(config(uplink=f'prefix = "{OLD}"'))
     router.pd("restore")
-    assert reaches(lab, "a", SERVER) and reaches(lab, "isp", OLD_A)
+    assert reaches(lab, "a", SERVER) and reaches(lab, "isp", router.outside(A))
     router.hook("BOUND6", dhcp(NEW))
     assert router.prefixes() == {OLD: "current"}
     assert "static" in router.pd("set", "wan", NEW, code=64).stderr
     router.configure(config(uplink=f'prefix = "{NEW}"'))
     router.pd("restore")
     assert router.prefixes() == {NEW: "current"}
-    assert reaches(lab, "isp", NEW_A) and not reaches(lab, "isp", OLD_A)
+    assert reaches(lab, "isp", router.outside(A, NEW)) and not reaches(lab, "isp", router.outside(A))
 
 
 # ---- unreachable route -----------------------------------------------------------------------
@@ -622,5 +622,5 @@ def test_packets_for_an_ipsec_tunnel_are_not_translated(lab: Lab, translated: Ro
     counted = lab.run("isp", ["nft", "list", "counter", "ip6", "tunnelled", "encrypted"]).stdout
     assert "packets 1 " in counted
     (flow,) = translated.flows("-d", "fd00:5ec::1").values()
-    assert f"dst={A} " in flow and f"dst={OLD_A} " not in flow
+    assert f"dst={A} " in flow and f"dst={translated.outside(A)} " not in flow
     assert lab.count().leaked == 0

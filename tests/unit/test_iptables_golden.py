@@ -1,0 +1,234 @@
+"""Each NAT scenario has its text for ip6tables, tests/golden/iptables/NAME.txt; and the kernel takes
+every one of them, of both variants.
+
+The texts are read by people when they change: ``PDREACTOR_UPDATE_GOLDEN=1 pytest tests/unit/
+test_iptables_golden.py`` writes them anew, ``git diff`` shows what that means.
+"""
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from pdreactor.errors import BackendMissing
+from pdreactor.kernel import xtables
+from pdreactor.kernel.ip6tables import Ip6tables, run
+from pdreactor.kernel.libiptc import Libiptc
+from pdreactor.model import Holding, Nat
+from pdreactor.nat import iptables
+from pdreactor.nat.iptables import Change, Observed, Tables, Wanted
+
+from . import scenarios
+from .namespace import in_new_network, needs_root
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "iptables"
+VARIANTS = ("nf_tables", "legacy")
+
+
+def rfc6296(nat: Nat) -> Nat:
+    """The same without connection tracking."""
+    lanes = tuple(lane._replace(mode="rfc6296") for lane in nat.lanes)
+    gates = tuple(gate._replace(unserved=(), untracked=gate.unserved) for gate in nat.gates)
+    return nat._replace(lanes=lanes, gates=gates, modes=frozenset({"rfc6296"}))
+
+
+def both(netmap: str, other: str) -> Nat:
+    """Translations of both modes."""
+    first, second = scenarios.SCENARIOS[netmap], rfc6296(scenarios.SCENARIOS[other])
+    return first._replace(lanes=first.lanes + second.lanes, modes=first.modes | second.modes)
+
+
+NPT = ("no-prefix-yet", "first-prefix", "prefix-changed", "hairpin-off", "two-uplinks", "bypass",
+       "third-slice-of-a-56", "excluded-prefix", "several-translations", "other-mark")
+GUARDED = ("no-prefix-yet", "first-prefix", "taken-back", "two-uplinks", "bypass")
+
+SCENARIOS: dict[str, Wanted] = {
+    **{name: Wanted(nat, Holding("nf_tables", "pdreactor_dnat", "pdreactor_snat", True))
+       for name, nat in {
+           **scenarios.SCENARIOS,
+           **{f"rfc6296-{name}": rfc6296(scenarios.SCENARIOS[name]) for name in NPT},
+           "both-modes": both("first-prefix", "hairpin-off"),
+       }.items()},
+    **{f"guarded-{name}": Wanted(scenarios.SCENARIOS[name], Holding(
+        "legacy", "pdreactor_dnat", "pdreactor_snat", True), guard=True) for name in GUARDED},
+    "guarded-rfc6296-no-prefix-yet": Wanted(rfc6296(scenarios.SCENARIOS["no-prefix-yet"]), Holding(
+        "legacy", "pdreactor_dnat", "pdreactor_snat", True), guard=True),
+}
+CHANGES = {
+    **{name: before for name, before in scenarios.CHANGES.items()},
+    "rfc6296-prefix-changed": "rfc6296-first-prefix",
+    "guarded-taken-back": "guarded-first-prefix",
+}
+"""Scenarios whose golden text is the change from another one; all others begin with nothing."""
+UNCHANGED = ("link-down",)
+"""Of these the change is nothing: only the guard differs, and that is another table's."""
+
+ABSENT: Observed = {table: {} for table in iptables.TABLES}
+
+
+def as_observed(desired: Tables, held: Holding) -> Observed:
+    """What observe() makes of these tables once they are in the kernel."""
+    return {table: {
+        **{chain: tuple(xtables.Seen(rule.comment, rule.words[-1], False) for rule in rules)
+           for chain, rules in desired.get(table, {}).items()},
+        **{builtin: (xtables.Seen("", chain, True),) * (table in desired)
+           for builtin, chain in hooks.items()},
+    } for table, hooks in iptables.hooks(held).items()}
+
+
+def observed(name: str) -> Observed:
+    wanted = SCENARIOS[name]
+    assert wanted.nat is not None
+    return as_observed(iptables.render(wanted.nat, wanted.held, wanted.guard), wanted.held)
+
+
+def change(name: str) -> Change | None:
+    """The change of a scenario's golden text."""
+    return iptables.plan(SCENARIOS[name], observed(CHANGES[name]) if name in CHANGES else ABSENT)
+
+
+def text(name: str) -> str:
+    found = change(name)
+    return "".join(map(xtables.text, found.commits)) if found else ""
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_the_text_of_a_scenario(name: str) -> None:
+    path = GOLDEN / f"{name}.txt"
+    if os.environ.get("PDREACTOR_UPDATE_GOLDEN"):
+        path.write_text(text(name), encoding="ascii")
+    assert text(name) == path.read_text(encoding="ascii")
+
+
+def test_no_golden_text_without_a_scenario() -> None:
+    assert {path.stem for path in GOLDEN.glob("*.txt")} == set(SCENARIOS)
+
+
+def test_comments_fit() -> None:
+    """xt_comment takes 255 characters and the end of the string."""
+    comments = [rule.comment for name in SCENARIOS for table in desired(name).values()
+                for rules in table.values() for rule in rules]
+    assert max(map(len, comments)) < 128
+    assert not any('"' in comment or "\\" in comment for comment in comments)
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_no_two_rules_of_a_chain_are_the_same(name: str) -> None:
+    for chains in desired(name).values():
+        for rules in chains.values():
+            assert len({rule.words for rule in rules}) == len(rules)
+
+
+def desired(name: str) -> Tables:
+    wanted = SCENARIOS[name]
+    assert wanted.nat is not None
+    return iptables.render(wanted.nat, wanted.held, wanted.guard)
+
+
+# ---- in the kernel ---------------------------------------------------------------------------
+
+
+def seam(variant: str) -> iptables.Seam:
+    try:
+        return Libiptc() if variant == "legacy" else Ip6tables()
+    except BackendMissing as exc:
+        pytest.skip(str(exc))
+
+
+def of(variant: str, name: str) -> Wanted:
+    """A scenario's wish for that variant, where a pass may find everything in every table."""
+    wanted = SCENARIOS[name]
+    return wanted._replace(held=wanted.held._replace(variant=variant),
+                           earlier=frozenset({"netmap", "rfc6296"}))
+
+
+def look(kernel: iptables.Seam, wanted: Wanted) -> Observed:
+    """All tables. (With the nf_tables variant a pass never looks into filter: no guard is there.)"""
+    return iptables.observe(kernel, wanted._replace(nat=None))
+
+
+def go_to(kernel: iptables.Seam, wanted: Wanted) -> None:
+    found = iptables.plan(wanted, look(kernel, wanted))
+    if found is not None:
+        iptables.apply(kernel, found)
+        iptables.clean(kernel, found)
+
+
+def listing(variant: str) -> list[str]:
+    """All rules as the kernel has them; chains of one table in the order of their names."""
+    prefix = "ip6tables-legacy" if variant == "legacy" else "ip6tables-nft"
+    lines = [f"{table} {line}" for table in iptables.TABLES
+             for line in run([f"/usr/sbin/{prefix}-save", "-t", table]).out.splitlines()
+             if line[:1] in ":-"]
+    chains = [line.partition(" [")[0] for line in lines]
+    return sorted(chains, key=lambda line: line.split()[:3])
+
+
+@needs_root
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_the_kernel_takes_it_and_a_second_pass_writes_nothing(name: str, variant: str) -> None:
+    def work() -> None:
+        kernel, wanted = seam(variant), of(variant, name)
+        if name in CHANGES:
+            go_to(kernel, of(variant, CHANGES[name]))
+        go_to(kernel, wanted)
+        seen = look(kernel, wanted)
+        assert iptables.plan(wanted, seen) is None
+        assert iptables.translated(seen) == iptables.translated(desired(name))
+
+    in_new_network(work)
+
+
+def built_afresh(name: str, variant: str) -> list[str]:
+    def work() -> list[str]:
+        go_to(seam(variant), of(variant, name))
+        return listing(variant)
+
+    return in_new_network(work)
+
+
+@needs_root
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_any_way_between_scenarios_ends_in_tables_built_afresh(seed: int, variant: str) -> None:
+    afresh = {name: built_afresh(name, variant) for name in SCENARIOS}
+    way = random.Random(seed).sample(sorted(SCENARIOS), len(SCENARIOS))
+
+    def walk() -> None:
+        kernel = seam(variant)
+        for step, name in enumerate(way):
+            go_to(kernel, of(variant, name))
+            assert rules_only(listing(variant)) == rules_only(afresh[name]), way[: step + 1]
+
+    in_new_network(walk)
+
+
+def rules_only(lines: list[str]) -> list[str]:
+    """Without the built-in chains: those of a table that was used once stay."""
+    return [line for line in lines if not line.endswith(("ACCEPT",))]
+
+
+@needs_root
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", ["both-modes", "guarded-two-uplinks"])
+def test_remove_leaves_nothing_twice(name: str, variant: str) -> None:
+    def work() -> None:
+        kernel, gone = seam(variant), of(variant, name)._replace(nat=None)
+        go_to(kernel, of(variant, name))
+        for _ in range(2):
+            go_to(kernel, gone)
+            assert rules_only(listing(variant)) == []
+            assert iptables.plan(gone, look(kernel, gone)) is None
+
+    in_new_network(work)
+
+
+def test_the_scenarios_differ() -> None:
+    """Each golden text is there for a reason: only these are the same tables as another one."""
+    tables: dict[str, list[str]] = {}
+    for name in SCENARIOS:
+        tables.setdefault(repr(desired(name)), []).append(name)
+    alike = sorted(tuple(names) for names in tables.values() if len(names) > 1)
+    assert alike == []
