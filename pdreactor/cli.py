@@ -9,8 +9,17 @@ from collections.abc import Sequence
 from ipaddress import IPv6Network
 from typing import Any, NoReturn
 
-from . import __version__, log, reconciler, report, state, translate
-from .errors import EX_IOERR, EX_OK, EX_SOFTWARE, EX_USAGE, ConfigError, PdreactorError, UsageError
+from . import __version__, log, nat, reconciler, report, state, translate
+from .errors import (
+    EX_IOERR,
+    EX_OK,
+    EX_SOFTWARE,
+    EX_USAGE,
+    BackendMissing,
+    ConfigError,
+    PdreactorError,
+    UsageError,
+)
 from .model import Config, Delegation, Event, Uplink
 from .prefix import acceptable, parse_address, parse_decimal, parse_prefix
 
@@ -155,7 +164,7 @@ def _status(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     config = reconciler.configuration(options.config, options.state_dir)
-    for warning in config.warnings:
+    for warning in (*config.warnings, *_of_this_machine(config)):
         print(f"warning: {config.path}: {warning}")
     print(f"{config.path}: {len(config.uplinks)} uplink(s), {len(config.translations)} "
           f"translation(s), no mistakes")
@@ -175,6 +184,14 @@ def _translate(options: argparse.Namespace) -> int:
     told = translate.answer(address, asked, known, wanted, int(time.time()))
     print(json.dumps(told, indent=2) if options.json else "\n".join(translate.lines(told)))
     return EX_OK
+
+
+def _of_this_machine(config: Config) -> tuple[str, ...]:
+    """What there is to say about the backend here. It may be installed later."""
+    try:
+        return nat.notes(config)
+    except BackendMissing as exc:
+        return (str(exc),)
 
 
 def _set(options: argparse.Namespace) -> int:

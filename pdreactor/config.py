@@ -54,6 +54,7 @@ def check(document: Values, path: str) -> Config:
     _check_static(translations, uplinks, mistakes)
     _check_modes(translations, firewall, mistakes)
     _check_chains(document.get("iptables", {}), iptables, firewall, mistakes)
+    _check_interfaces(uplinks, firewall, mistakes)
     if mistakes:
         raise ConfigError(path, mistakes)
     return Config(
@@ -278,9 +279,20 @@ def _check_chains(given: Any, iptables: Values, firewall: Values, mistakes: list
         mistakes += [f"{_at('iptables', key)} = {shown(given[key])}: is for the iptables backends, "
                      f"and firewall.backend is {shown(firewall['backend'])}"
                      for key in given if key in iptables]
-    names = (iptables.get("dnat_chain"), iptables.get("snat_chain"))
-    if names[0] is not None and names[0] == names[1]:
-        mistakes.append(f"iptables.snat_chain = {shown(names[1])}: is dnat_chain too")
+    dnat, snat = iptables.get("dnat_chain"), iptables.get("snat_chain")
+    theirs = (dnat, f"{dnat}_out"), (snat, f"{snat}_in", f"{snat}_guard")
+    for name in set(theirs[0]) & set(theirs[1]) if dnat and snat else ():
+        mistakes.append(f"iptables.snat_chain = {shown(snat)}: {name} would be a chain of "
+                        f"dnat_chain's too")
+
+
+def _check_interfaces(uplinks: dict[str, Values], firewall: Values, mistakes: list[str]) -> None:
+    """ip6tables(8) takes a + at the end of an interface name for any further characters."""
+    for name, row in uplinks.items() if firewall.get("backend") not in NFTABLES else ():
+        interface = row.get("interface", "")
+        if interface.endswith("+") or interface.startswith(("-", "!")):
+            mistakes.append(f"{_at('uplink', name)}.interface = {shown(interface)}: ip6tables "
+                            f"cannot name it; rename it (ip link set ... name ...)")
 
 
 def _overlaps(spans: list[Span]) -> Iterator[tuple[int, int]]:

@@ -23,10 +23,10 @@ def remove_all(mask: int) -> None:
 
 
 def remove_untranslated(nat: Nat) -> list[str]:
-    """Remove flows from internal sources that leave by an uplink and that conntrack took in
-    without translation, while nothing was in place: the guard would stop them as long as they
-    go on."""
-    internal = [net for gate in nat.gates for net in gate.internal]
+    """Remove flows of internal hosts by an uplink that conntrack took in without translation,
+    while nothing was in place or another mode was: the guard would stop them as long as they go
+    on. (In a mode without connection tracking all flows are like that.)"""
+    internal = [net for lane in nat.lanes if lane.mode == "netmap" for net, _ in lane.outbound]
     near = [net for gate in nat.gates for net in gate.bypass]
     near += [lane.delegated for lane in nat.lanes]
     with Rtnl() as rtnl:

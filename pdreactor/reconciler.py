@@ -17,7 +17,7 @@ from .desired import desired
 from .errors import PdreactorError, PermissionDenied, Refused, StateError
 from .kernel.link import links, on_link
 from .model import Config, Desired, Event, State, Uplink
-from .nat import Firewall, remove
+from .nat import Firewall, notes, remove
 
 if TYPE_CHECKING:
     from .report import View
@@ -321,7 +321,7 @@ def look(config: Config) -> "View":
     if known.doomed:
         pending.append(f"remove the conntrack entries of {len(known.doomed)} dead generation(s)")
     return View(known, wanted, translated, _links(config), tuple(pending), damage,
-                firewall.notes_of_this_machine())
+                (*firewall.notes, *notes(config)))
 
 
 def flush(config: Config, *, forget: bool) -> None:

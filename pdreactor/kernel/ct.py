@@ -43,8 +43,8 @@ WORLD = IPv6Network("2000::/3")
 
 def remove_untranslated(internal: list[IPv6Network], near: list[IPv6Network], mask: int,
                         leaves: Callable[[IPv6Address], bool]) -> int:
-    """Remove unstamped flows from ``internal`` to the world (not to ``near``, and only what
-    ``leaves`` by an uplink) whose answers come back to the internal address.
+    """Remove unstamped flows between ``internal`` and the world (not ``near``, and only what
+    ``leaves`` by an uplink) whose other direction has the very same addresses.
 
     Returns how many; -1 when there is too much to read.
     """
@@ -54,8 +54,8 @@ def remove_untranslated(internal: list[IPv6Network], near: list[IPv6Network], ma
     try:
         found = [tup for entry in dumped(sock.dump, "read the conntrack entries")
                  if not (entry.get_attr("CTA_MARK") or 0) & mask
-                 and (tup := _untranslated(entry, internal, near))
-                 and leaves(IPv6Address(tup.daddr))]
+                 and (peer := _peer(entry, internal, near)) and leaves(peer)
+                 and (tup := _tuple(entry))]
         for tup in found:
             _delete(sock, tup)
         return len(found)
@@ -68,20 +68,33 @@ def _count() -> int:
         return int(file.read())
 
 
-def _untranslated(entry: Any, internal: list[IPv6Network],
-                  near: list[IPv6Network]) -> NFCTAttrTuple | None:
-    orig, reply = entry.get_attr("CTA_TUPLE_ORIG"), entry.get_attr("CTA_TUPLE_REPLY")
-    if orig is None or reply is None or not orig.get_attr("CTA_TUPLE_IP").get_attr("CTA_IP_V6_SRC"):
+def _peer(entry: Any, internal: list[IPv6Network], near: list[IPv6Network]) -> IPv6Address | None:
+    """The far end of a flow that is not translated."""
+    ends, back = _addresses(entry, "CTA_TUPLE_ORIG"), _addresses(entry, "CTA_TUPLE_REPLY")
+    if not ends or back != ends[::-1]:
         return None
-    source, target = (IPv6Address(orig.get_attr("CTA_TUPLE_IP").get_attr(name))
-                      for name in ("CTA_IP_V6_SRC", "CTA_IP_V6_DST"))
-    back = IPv6Address(reply.get_attr("CTA_TUPLE_IP").get_attr("CTA_IP_V6_DST"))
-    stray = (source == back and target in WORLD and any(source in net for net in internal)
-             and not any(target in net for net in near))
+    for here, there in (ends, ends[::-1]):
+        if (there in WORLD and any(here in net for net in internal)
+                and not any(there in net for net in near)):
+            return there
+    return None
+
+
+def _addresses(entry: Any, direction: str) -> tuple[IPv6Address, ...]:
+    """(source, destination) of a flow in one direction; nothing of IPv4."""
+    found = entry.get_attr(direction)
+    texts = [found.get_attr("CTA_TUPLE_IP").get_attr(name)
+             for name in ("CTA_IP_V6_SRC", "CTA_IP_V6_DST")] if found else []
+    return tuple(map(IPv6Address, texts)) if all(texts) else ()
+
+
+def _tuple(entry: Any) -> NFCTAttrTuple | None:
+    """What names a flow when it is deleted. pyroute2 loses the ports of other protocols than
+    these: their deletion would be a wild one."""
+    orig = entry.get_attr("CTA_TUPLE_ORIG")
     protocol = orig.get_attr("CTA_TUPLE_PROTO").get_attr("CTA_PROTO_NUM")
-    if not stray or protocol not in (socket.IPPROTO_TCP, socket.IPPROTO_UDP,
-                                     socket.IPPROTO_ICMPV6):
-        return None  # pyroute2 loses the ports of others: their deletion would be a wild one
+    if protocol not in (socket.IPPROTO_TCP, socket.IPPROTO_UDP, socket.IPPROTO_ICMPV6):
+        return None
     return NFCTAttrTuple.from_netlink(socket.AF_INET6, orig)
 
 

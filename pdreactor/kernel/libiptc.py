@@ -1,7 +1,7 @@
 """The legacy variant of ip6tables: libiptc through python-iptables ("import iptc").
 
-Of python-iptables are used its tables, and its matches and targets to make rules of words. Not used,
-for a reason each (1.0.1 and 1.2.0 are alike in them):
+Of python-iptables are used its tables, and its matches and targets to make rules of words. Not
+used, for a reason each (1.0.1 and 1.2.0 are alike in them):
 
 - its search for libraries, which runs ldconfig, gcc and ld (180 ms), and modprobe twice;
 - ``Rule6.tables``, which makes the kernel have every table;
@@ -24,15 +24,17 @@ from fcntl import LOCK_EX, LOCK_NB, flock
 from importlib.machinery import PathFinder
 from socket import AF_INET6, IPPROTO_RAW, SOCK_RAW, socket
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
-from ..errors import BackendMissing, KernelBusy, KernelError, PermissionDenied
+from ..errors import BackendMissing, KernelBusy, KernelError, PdreactorError, PermissionDenied
 from .ip6tables import NAMES, legacy_tables, run
 from .retry import persistently
-from .xtables import Chains, Commit, Rule, Seen
+from .xtables import BUILTIN, Chains, Commit, Rule, Seen
 
-PACKAGES = ("python3-iptables on Debian and Ubuntu; elsewhere pip install python-iptables, which is "
-            "the extra pdreactor[iptables-legacy]")
+Result = TypeVar("Result")
+
+PACKAGES = ("python3-iptables on Debian and Ubuntu; elsewhere pip install python-iptables, which "
+            "is the extra pdreactor[iptables-legacy]")
 LOCK = "/run/xtables.lock"
 LOCK_SECONDS = 5.0
 
@@ -53,9 +55,12 @@ class Libiptc:
         """Those of the named chains that exist. Makes nothing: {} for a table that is not there."""
         if table not in legacy_tables():
             return {}
-        doing = f"read table ip6 {table}"
-        return persistently(lambda: self._with(table, doing, lambda opened: {
-            chain: tuple(self._rules(opened, chain)) for chain in chains if opened.is_chain(chain)}))
+
+        def look(opened: Any) -> Chains:
+            return {chain: tuple(self._rules(opened, chain)) for chain in chains
+                    if opened.is_chain(chain)}
+
+        return persistently(lambda: self._with(table, f"read table ip6 {table}", look))
 
     def commit(self, commit: Commit) -> None:
         """Raises KernelBusy, PermissionDenied, BackendMissing or KernelError; nothing was changed
@@ -69,7 +74,7 @@ class Libiptc:
         _loaded(doing)
         _locked(lambda: persistently(lambda: self._with(commit.table, doing, change)), doing)
 
-    def _with(self, name: str, doing: str, use: Callable[[Any], Any]) -> Any:
+    def _with(self, name: str, doing: str, use: Callable[[Any], Result]) -> Result:
         """``use(table)`` of the table as it is now. What is not committed then is forgotten."""
         _permitted(doing)
         try:
@@ -103,6 +108,7 @@ class Libiptc:
     # ---- change ----
 
     def _change(self, table: Any, commit: Commit) -> None:
+        _keep_counters(table)
         for chain in (*commit.chains, *commit.remove):
             if table.is_chain(chain):
                 table.flush_entries(chain)
@@ -133,7 +139,7 @@ class Libiptc:
     def _filled(self, table: Any, rule: Rule) -> Any:
         new = self._new()
         new.tables = [table]
-        part = None
+        part: Any = None
         for name, inverted, values in _options(rule.words):
             if name in FIELDS:
                 FIELDS[name](new, "!" * inverted, *values)
@@ -150,6 +156,13 @@ class Libiptc:
             raise ValueError("it has no target")
         part._final_check()
         return new
+
+
+def _keep_counters(table: Any) -> None:
+    """Of the policies of built-in chains: libiptc sets them to 0 with each commit, as each
+    ip6tables-legacy does. Those of rules it keeps."""
+    for chain in filter(table.builtin_chain, BUILTIN):
+        table.set_policy(chain, *table.get_policy(chain))
 
 
 # ---- words to rules --------------------------------------------------------------------------
@@ -242,16 +255,17 @@ def _comment(raw: bytes, at: int, end: int) -> str:
 
 
 def _imported() -> Any:
-    """python-iptables, with another ``iptc.util`` than its own when nobody has imported it yet."""
-    util = ModuleType("iptc.util")
-    vars(util).update(find_library=_library, find_libc=lambda: ctypes.CDLL(None),
-                      load_kernel=lambda *_: None)
-    if "iptc" not in sys.modules:
-        sys.modules["iptc.util"] = util
+    """python-iptables; with another ``iptc.util`` than its own, unless somebody was faster."""
+    first = "iptc" not in sys.modules
+    if first:
+        sys.modules["iptc.util"] = util = ModuleType("iptc.util")
+        vars(util).update(find_library=_library, find_libc=lambda: ctypes.CDLL(None),
+                          load_kernel=lambda *_: None)
     try:
         import iptc
     except (ImportError, OSError, AttributeError) as exc:
-        sys.modules.pop("iptc.util", None)
+        for name in [name for name in sys.modules if first and name.startswith("iptc.")]:
+            del sys.modules[name]
         raise BackendMissing(f"python-iptables cannot be used ({exc}): install {PACKAGES}; a "
                              f"virtual environment needs --system-site-packages") from exc
     inner = iptc.xtables
@@ -263,7 +277,8 @@ def _library(*names: str) -> tuple[ctypes.CDLL, int]:
     """The library that python-iptables asks for, and its major version."""
     if names == ("xtwrapper",):  # python-iptables' own
         spec = PathFinder.find_spec("libxtwrapper")
-        return ctypes.CDLL(spec and spec.origin or "libxtwrapper.so", ctypes.RTLD_GLOBAL), 0
+        path = (spec and spec.origin) or "libxtwrapper.so"
+        return ctypes.CDLL(path, ctypes.RTLD_GLOBAL), 0
     major = 12 if names == ("xtables",) else 2  # of iptables 1.8.5 to 1.8.11 at least
     library = ctypes.CDLL(f"lib{names[0]}.so.{major}", ctypes.RTLD_GLOBAL)
     if names == ("xtables",):
@@ -307,14 +322,14 @@ def _locked(call: Callable[[], None], doing: str) -> None:
         file = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as exc:
         kind = PermissionDenied if isinstance(exc, PermissionError) else KernelError
-        raise kind(f"cannot {doing}: cannot open ip6tables' lock {path}: {exc.strerror}; this needs "
-                   f"root, and a sandbox must let it be made") from exc
+        raise kind(f"cannot {doing}: cannot open ip6tables' lock {path}: {exc.strerror}; this "
+                   f"needs root, and a sandbox must let it be made") from exc
     try:
         deadline = time.monotonic() + LOCK_SECONDS
         while not _lock(file):
             if time.monotonic() > deadline:
-                raise KernelBusy(f"cannot {doing}: another program holds ip6tables' lock {path} for "
-                                 f"more than {LOCK_SECONDS:g} s; fuser -v {path} shows which")
+                raise KernelBusy(f"cannot {doing}: another program holds ip6tables' lock {path} "
+                                 f"for more than {LOCK_SECONDS:g} s; fuser -v {path} shows which")
             time.sleep(0.01)
         call()
     finally:
@@ -329,7 +344,7 @@ def _lock(file: int) -> bool:
     return True
 
 
-def _explained(exc: Exception, doing: str) -> KernelError | PermissionDenied | BackendMissing:
+def _explained(exc: Exception, doing: str) -> PdreactorError:
     said = re.sub(r"""b(['"])(.*?)\1""", r"\2", str(exc))
     reason = f"cannot {doing}: {said}"
     if any(text in said for text in FORBIDDEN):

@@ -8,7 +8,14 @@ import errno
 import os
 from typing import Any
 
-from ..errors import BackendMissing, KernelBusy, KernelError, NoNftables, PdreactorError, PermissionDenied
+from ..errors import (
+    BackendMissing,
+    KernelBusy,
+    KernelError,
+    NoNftables,
+    PdreactorError,
+    PermissionDenied,
+)
 from .retry import persistently
 
 PACKAGES = ("python3-nftables on Debian, Ubuntu and Fedora, nftables on Arch, "
@@ -19,6 +26,8 @@ UNKNOWN = tuple(os.strerror(n) for n in (errno.EINVAL, errno.EOPNOTSUPP, errno.E
 """What nfnetlink says of a subsystem that it does not have."""
 ABSENT = os.strerror(errno.ENOENT)
 CAP_NET_ADMIN = 12
+SYMBOLS = "/proc/kallsyms"
+"""Names without addresses: readable without privileges (kernel/kallsyms.c)."""
 
 
 _CONTEXTS: list[Any] = []
@@ -59,6 +68,15 @@ class Nft:
         if code:
             raise _explained(error, f"read table {family} {name}")
         return str(output)
+
+    def has_ip6(self) -> bool:
+        """False on a kernel whose nf_tables has no IPv6 tables. It says so only when one is made;
+        to know it before, the function that runs their rules is looked for among its symbols."""
+        try:
+            with open(SYMBOLS, "rb") as file:
+                return b"nft_do_chain_ipv6" in file.read()
+        except OSError:
+            return True
 
     def flowtables(self) -> list[str]:
         """The flowtables of all families, "FAMILY TABLE NAME" each."""
@@ -104,6 +122,6 @@ def _explained(error: str, doing: str) -> PdreactorError:
     if any(text in error for text in FORBIDDEN):
         return PermissionDenied(f"cannot {doing}: {line}; this needs root or CAP_NET_ADMIN")
     if "initialization failed" in error and any(text in error for text in UNKNOWN):
-        return NoNftables(f"this kernel has no nf_tables ({line})")
+        return NoNftables(f"this kernel has no nf_tables: {line}")
     kind = KernelBusy if any(text in error for text in BUSY) else KernelError
     return kind(f"cannot {doing}: {line}")

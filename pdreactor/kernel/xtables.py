@@ -4,6 +4,8 @@ ip6tables.py runs them through ip6tables-restore (the nf_tables variant), libipt
 python-iptables (the legacy variant).
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 BUILTIN = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
@@ -35,7 +37,7 @@ class Commit(NamedTuple):
     """A change of one table that the kernel takes as a whole or not at all."""
 
     table: str
-    chains: dict[str, tuple[Rule, ...]] = {}  # made if they are not there, emptied, filled
+    chains: Mapping[str, tuple[Rule, ...]] = MappingProxyType({})  # made or emptied, and filled
     jump: tuple[tuple[str, str], ...] = ()  # (built-in chain, chain): put a plain jump at its head
     unjump: tuple[tuple[str, str], ...] = ()  # delete one plain jump for each of these
     remove: tuple[str, ...] = ()  # empty and delete these; nothing may jump to them any more

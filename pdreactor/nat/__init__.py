@@ -13,7 +13,7 @@ to translate a flow wins, and both would do it alike.
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
-from ..errors import BackendMissing, NoNftables
+from ..errors import BackendMissing, KernelError, NoNftables
 from ..model import Config, Holding, Nat
 from . import nftables
 
@@ -120,15 +120,16 @@ class Firewall:
 
     def _has_table(self) -> bool:
         """False on a kernel without nf_tables: then the chains guard, as far as they can."""
+        assert self._chains is not None
         try:
-            self._table.plan()
-        except NoNftables as exc:
-            self.notes += (f"{exc}: ip6tables guards in FORWARD and OUTPUT, which cannot see "
-                           f"whether a new flow will be translated",)
-            assert self._chains is not None
-            self._chains.wanted = self._chains.wanted._replace(guard=True)
-            return False
-        return True
+            if self._table.plan().observed is not None or self._table.seam.has_ip6():
+                return True
+        except NoNftables:
+            pass
+        self.notes += ("this kernel has no nf_tables for IPv6: ip6tables guards in FORWARD and "
+                       "OUTPUT, which cannot see whether a new flow will be translated",)
+        self._chains.wanted = self._chains.wanted._replace(guard=True)
+        return False
 
     def finish(self) -> list[str]:
         """What comes after the switch: left-overs, and the chains of earlier configurations."""
@@ -140,17 +141,17 @@ class Firewall:
         """What is still there of earlier configurations, planned."""
         return [part for one in self._old if (part := _chains(one, None).plan()).change]
 
-    def notes_of_this_machine(self) -> tuple[str, ...]:
-        """What users of two variants of ip6tables at once should know."""
-        if self.here is None:
-            return self.notes
-        from ..kernel.ip6tables import legacy_tables
 
-        tables = " and ".join(legacy_tables())
-        if self.here.variant == "legacy" or not tables:
-            return self.notes
-        return (*self.notes, f"ip6tables-legacy has tables too ({tables}): rules of both variants "
-                             f"are in force; look with ip6tables-legacy-save, and keep to one")
+def notes(config: Config) -> tuple[str, ...]:
+    """What users of this configuration should know about this machine. Raises BackendMissing."""
+    here = holding(config)
+    if here is None or here.variant == "legacy":
+        return ()
+    from ..kernel.ip6tables import legacy_tables
+
+    tables = " and ".join(legacy_tables())
+    return (f"ip6tables-legacy has tables too ({tables}): rules of both variants are in force; "
+            f"look with ip6tables-legacy-save, and keep to one",) if tables else ()
 
 
 def remove(config: Config | None, held: Iterable[Holding]) -> None:
@@ -158,8 +159,9 @@ def remove(config: Config | None, held: Iterable[Holding]) -> None:
     nft = _nft()
     try:
         nft.run(nftables.remove(), "remove table ip6 pdreactor")
-    except NoNftables:
-        pass
+    except (KernelError, NoNftables):
+        if nft.has_ip6():
+            raise
     for one in dict.fromkeys((*held, *_configured(config))):
         _taken_away(_chains(one, None).plan())
 

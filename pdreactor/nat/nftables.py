@@ -192,12 +192,13 @@ def words(change: Change) -> list[str]:
     """The change for people, a line each."""
     before, after = translated(change.observed), translated(change.desired)
     lines = [] if change.observed else [f"create table {FAMILY} {TABLE}"]
-    lines += _differences("outbound", before["outbound"], after["outbound"])
-    lines += _differences("inbound", before["inbound"], after["inbound"])
+    lines += differences("outbound", before["outbound"], after["outbound"])
+    lines += differences("inbound", before["inbound"], after["inbound"])
     return lines or [f"bring table {FAMILY} {TABLE} back to what it should be"]
 
 
-def _differences(direction: str, before: frozenset[str], after: frozenset[str]) -> list[str]:
+def differences(direction: str, before: frozenset[str], after: frozenset[str]) -> list[str]:
+    """What is no longer translated, and what is now, for people."""
     arrow = [(sign, text.replace(" : ", " -> ")) for sign, texts in
              (("translate", after - before), ("no longer translate", before - after))
              for text in sorted(texts)]

@@ -55,7 +55,8 @@ def test_an_uplink_needs_no_translation() -> None:
 def test_every_key_can_be_set() -> None:
     text = """
         state_dir = "/run/p"
-        firewall = { backend = "nftables", ct_mark_mask = 0xff, guard = false }
+        firewall = { backend = "iptables", ct_mark_mask = 0xff, guard = false }
+        iptables = { jumps = false, dnat_chain = "external_dnat", snat_chain = "external_snat" }
         routing = { protocol = 99, priority = 500 }
         [uplink.wan]
         interface = "ppp0"
@@ -86,8 +87,8 @@ def test_every_key_can_be_set() -> None:
         ("dsl", "wan"), IPv6Network("fd00::/64"), 3, "partial", "netmap", False, "withdraw", False
     )
     expected = Config(
-        "p", "/run/p", (wan, Uplink("dsl", "eth1")), (lan,), "nftables", 0xFF, False, 99, 500,
-        (Command(("/bin/true", "x"), 2.0),),
+        "p", "/run/p", (wan, Uplink("dsl", "eth1")), (lan,), "iptables", 0xFF, False, 99, 500,
+        False, "external_dnat", "external_snat", (Command(("/bin/true", "x"), 2.0),),
     )  # fmt: skip
     assert config.parse(text, "p") == expected
 
@@ -122,16 +123,80 @@ def test_an_unknown_key_is_a_mistake_with_the_nearest_key(text: str, nearest: st
     [
         WAN + "table = 100",
         WAN + 'gateway = "auto"',
-        WAN + '[firewall]\nbackend = "iptables"',
-        WAN + '[firewall]\nbackend = "iptables-legacy"',
-        WAN + translation(mode='"stateless"'),
-        WAN + translation(mode='"rfc6296"'),
-        WAN + "[iptables]\njumps = true",
-        WAN + '[iptables]\ndnat_chain = "x"',
     ],
 )
 def test_what_a_later_release_has_is_refused_and_not_ignored(text: str) -> None:
     assert "not in this release" in mistakes(text)[0]
+
+
+def backend(name: str) -> str:
+    return f'[firewall]\nbackend = "{name}"\n'
+
+
+@pytest.mark.parametrize("name", ["auto", "nftables", "iptables", "iptables-legacy"])
+@pytest.mark.parametrize("mode", ["netmap", "stateless", "rfc6296"])
+def test_each_mode_works_with_its_backends_and_is_refused_with_others(name: str, mode: str) -> None:
+    text = WAN + translation(mode=f'"{mode}"') + backend(name)
+    wanted = {"netmap": "iptables nftables auto", "stateless": "nftables auto",
+              "rfc6296": "iptables"}[mode].split()
+    if name.removesuffix("-legacy") in wanted:
+        assert config.parse(text, "p").translations[0].mode == mode
+    else:
+        (found,) = mistakes(text)
+        assert found.startswith(f"translation[0].mode = '{mode}': ")
+        assert "firewall.backend must be" in found
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        ({"inbound": "false"}, "NOTRACK"),
+        ({"internal": '"fd5e:ed00:1234::/72"'}, "longer than /64"),
+    ],
+)
+def test_what_rfc6296_cannot_do_is_refused(keys: dict[str, str], reason: str) -> None:
+    (found,) = mistakes(WAN + translation(mode='"rfc6296"', **keys) + backend("iptables"))
+    assert reason in found
+
+
+@pytest.mark.parametrize("mode", ["stateless", "rfc6296"])
+def test_several_uplinks_without_conntrack_are_a_warning(mode: str) -> None:
+    name = "nftables" if mode == "stateless" else "iptables"
+    text = WAN + '[uplink.dsl]\ninterface = "e1"\n' + backend(name) + (
+        f'[[translation]]\nuplinks = ["wan", "dsl"]\ninternal = "fd00::/64"\nmode = "{mode}"\n')
+    warnings = config.parse(text, "p").warnings
+    assert "cannot stay on the uplink" in warnings[0]
+    assert ("UNTRACKED" in "".join(warnings)) == (mode == "rfc6296")
+
+
+@pytest.mark.parametrize("name", ["auto", "nftables"])
+@pytest.mark.parametrize("key", ["jumps = true", 'dnat_chain = "x"'])
+def test_keys_of_ip6tables_are_refused_without_it(name: str, key: str) -> None:
+    (found,) = mistakes(WAN + f"[iptables]\n{key}\n" + backend(name))
+    assert "for the iptables backends" in found
+
+
+@pytest.mark.parametrize("name", [
+    '""', '"x y"', '"-x"', '"DROP"', '"PREROUTING"', '"prerouting"', '"NETMAP"', f'"{"x" * 23}"',
+    '"x\\n"', "3", '"x;y"', '"é"'])
+def test_bad_names_of_chains(name: str) -> None:
+    (found,) = mistakes(WAN + backend("iptables") + f"[iptables]\nsnat_chain = {name}")
+    assert found.startswith("iptables.snat_chain = ")
+
+
+@pytest.mark.parametrize(("dnat", "snat"), [("x", "x"), ("x", "x_out"), ("x_in", "x"),
+                                            ("x_guard", "x")])
+def test_names_of_chains_that_clash(dnat: str, snat: str) -> None:
+    text = f'[iptables]\ndnat_chain = "{dnat}"\nsnat_chain = "{snat}"'
+    (found,) = mistakes(WAN + backend("iptables") + text)
+    assert "would be a chain of dnat_chain's too" in found
+
+
+def test_interfaces_that_ip6tables_cannot_name() -> None:
+    text = '[uplink.wan]\ninterface = "ppp+"\n'
+    assert config.parse(text, "p").uplinks[0].interface == "ppp+"
+    (found,) = mistakes(text + backend("iptables"))
+    assert found.startswith("uplink.wan.interface = 'ppp+'")
 
 
 @pytest.mark.parametrize(
@@ -304,7 +369,7 @@ def test_the_examples_of_the_manual_are_correct() -> None:
     blocks = MANUAL.read_text().split(".Bd -literal -offset indent\n")[1:]
     for block in blocks:
         assert config.parse(block.partition(".Ed")[0], "p").warnings == ()
-    assert len(blocks) == 2
+    assert len(blocks) == 3
 
 
 # ---- properties ------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ from pdreactor import __version__, cli, errors, report, state, transition
 from pdreactor.config import KNOWN, parse
 from pdreactor.desired import desired
 from pdreactor.events import MAX_BLOCK, MAX_PREFIXES
-from pdreactor.nat.nftables import CHAINS, render
+from pdreactor.nat import gate, netmap, stateless
+from pdreactor.nat.nftables import render
 from pdreactor.reasons import REASONS
 
 from .values import CONFIG, LAN, NOW, P1, P2, WAN, WAN2, after, config, reply, told
@@ -24,6 +25,7 @@ from .values import CONFIG, LAN, NOW, P1, P2, WAN, WAN2, after, config, reply, t
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 MOVING = (ROOT / "contrib/from-shell-script/README.md").read_text()
+CHAINS = gate.CHAINS | netmap.CHAINS | stateless.CHAINS
 PAGES = sorted((ROOT / "man").glob("*.[58]"))
 MAN8 = (ROOT / "man/pdreactor.8").read_text()
 MAN5 = (ROOT / "man/pdreactor.toml.5").read_text()
@@ -87,7 +89,9 @@ def test_each_key_of_the_status_document_is_described() -> None:
     known = after(reply(*told(P1), reason="BOUND6"), reply(*told(P2)))
     known = transition.after_refusal(known, "wan", "RENEW6", "no", CONFIG, NOW)
     known = transition.after_refusal(known, "wan", "RENEW6", "no", CONFIG, NOW)
-    view = report.View(known, desired(CONFIG, known, {}, NOW), None, {}, ("add it",), "damaged")
+    view = report.View(known, desired(CONFIG, known, {}, NOW),
+                       {"outbound": frozenset(), "inbound": frozenset()}, {}, ("add it",),
+                       "damaged", ("a note",))
     document = report.status(CONFIG, view, NOW)
     assert document["translations"][0]["uplinks"][0]["inbound_only"]
     assert document["problems"] and document["uplinks"][0]["refusal"]
@@ -132,9 +136,17 @@ def test_each_kind_of_map_and_set_is_in_the_table_and_no_other() -> None:
     ended = render(desired(config(LAN), left, {"wan0": True}, NOW).nat)
     large = after(reply(*told(IPv6Network("2001:db8:4000::/56"))))
     part = render(desired(config(LAN), large, {"wan0": True}, NOW).nat)
-    kinds = {name.partition("-")[0] for ruleset in (table, ended, part)
+    closed = LAN._replace(mode="stateless", inbound=False)
+    without = [render(desired(config(closed, none), state, {"wan0": True}, NOW).nat)
+               for state in (known, transition.EMPTY)]
+    kinds = {name.partition("-")[0] for ruleset in (table, ended, part, *without)
              for name in (*ruleset.sets, *ruleset.maps)}
     assert kinds == set(re.findall(r"\.It (\w+)-[A-Z]", section(MAN8, "IN THE KERNEL")))
+
+
+@pytest.mark.parametrize("chain", stateless.FIXED)
+def test_each_fixed_chain_is_described(chain: str) -> None:
+    assert f".Ql {chain}\n" in MAN8 or f".Ql {chain} ,\n" in MAN8
 
 
 @pytest.mark.parametrize("number", ["157", "15700", "2147483647", "0x0ff00000"])

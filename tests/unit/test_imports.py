@@ -44,7 +44,8 @@ ALLOWED: dict[str, set[str]] = {
             "nat.nftables"},
     "nat.nftables": {"errors", "kernel.nft", "model", "nat.gate", "nat.netmap", "nat.stateless",
                      "nat.table"},
-    "nat.iptables": {"errors", "kernel.xtables", "marks", "model", "nat.nftables", "prefix"},
+    "nat.chains": {"kernel.xtables", "marks", "model", "prefix"},
+    "nat.iptables": {"errors", "kernel.xtables", "model", "nat.chains", "nat.nftables"},
     "routing": {"kernel.rtnl", "model"},
     "conntrack": {"kernel.ct", "kernel.rtnl", "log", "marks", "model"},
     "report": {"model"},
@@ -53,18 +54,18 @@ ALLOWED: dict[str, set[str]] = {
                    "kernel.process", "kernel.rtnl", "legacy", "log", "model", "nat", "report",
                    "routing", "state", "transition"},
     "hook": {"errors", "log", "reasons", "reconciler"},
-    "cli": {"", "errors", "hook", "log", "model", "prefix", "reconciler", "report", "state",
+    "cli": {"", "errors", "hook", "log", "model", "nat", "prefix", "reconciler", "report", "state",
             "translate"},
     "": set(),
     "kernel": set(),
-    **{name: {"errors", "kernel.ip6tables", "kernel.retry", "kernel.rtnl", "kernel.xtables", "model"}
-       for name in KERNEL},
+    **{name: {"errors", "kernel.ip6tables", "kernel.retry", "kernel.rtnl", "kernel.xtables",
+              "model"} for name in KERNEL},
 }
 """room -> the rooms that it may import, also inside a function. "" is pdreactor itself."""
 
 PURE = {"errors", "reasons", "model", "marks", "prefix", "events", "transition", "keys", "config",
         "desired", "npt", "translate", "nat.table", "nat.gate", "nat.netmap", "nat.stateless",
-        "kernel.xtables"}
+        "nat.chains", "kernel.xtables"}
 IMPURE = {"os", "socket", "fcntl", "subprocess", "time", "select", "signal", "threading",
           "logging", "ctypes", "urllib", "shutil", "pathlib", "syslog", "random"}
 

@@ -6,6 +6,7 @@ what the variant's own ip6tables-save says, with counters.
 
 import importlib.util
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -89,8 +90,10 @@ def test_what_was_committed_is_what_is_read(kind: Variant) -> None:
         seam.commit(TWO)
         assert seam.read("nat", NAMES) == {
             "PREROUTING": (jump("pd-in"),), "POSTROUTING": (jump("pd-out"),),
-            "pd-out": (Seen("pd out", "NETMAP", False),), "pd-in": (Seen("pd in", "NETMAP", False),)}
-        assert seam.read("nat", ["pd-in", "nosuch"]) == {"pd-in": (Seen("pd in", "NETMAP", False),)}
+            "pd-out": (Seen("pd out", "NETMAP", False),),
+            "pd-in": (Seen("pd in", "NETMAP", False),)}
+        assert seam.read("nat", ["pd-in", "nosuch"]) == {
+            "pd-in": (Seen("pd in", "NETMAP", False),)}
 
     in_new_network(work)
 
@@ -164,7 +167,8 @@ def test_a_rule_of_any_kind_is_seen_for_what_it_is(kind: Variant) -> None:
     def work() -> None:
         kind.restore("mangle", ":own - [0:0]", "-A FORWARD", "-A FORWARD -g own",
                      "-A FORWARD -j own", "-A FORWARD -i eth0 -j own", "-A FORWARD -j ACCEPT",
-                     "-A FORWARD -m mark --mark 0x1", "-A FORWARD -p udp -m udp --dport 9 -j RETURN",
+                     "-A FORWARD -m mark --mark 0x1",
+                     "-A FORWARD -p udp -m udp --dport 9 -j RETURN",
                      "-A FORWARD ! -s fd00::/8 -m comment --comment -j -j own")
         assert kind.seam().read("mangle", {"FORWARD"}) == {"FORWARD": (
             Seen("", "", False), Seen("", "own", False), Seen("", "own", True),
@@ -259,7 +263,7 @@ def test_both_variants_show_the_same_for_the_same_commit(where: str) -> None:
 
 USER = {
     "nat": (":mine - [0:0]", "[7:700] -A POSTROUTING -o eth9 -j MASQUERADE",
-            '[1:80] -A PREROUTING -p tcp -m tcp --dport 80 -m comment --comment "a \\"web\\" server" '
+            '[1:80] -A PREROUTING -p tcp -m tcp --dport 80 -m comment --comment "a \\"web\\" one" '
             "-j DNAT --to-destination [fd00::5]:8080", "[0:0] -A mine -s fd00::/8 -j RETURN",
             "[3:300] -A OUTPUT -j mine"),
     "mangle": (":mine - [0:0]", "[5:500] -A POSTROUTING -j mine",
@@ -278,7 +282,8 @@ def packets(count: int) -> None:
 
 
 def of_the_user(kind: Variant, table: str) -> list[str]:
-    return [line for line in kind.save(table) if "pd-" not in line.replace("pd-out -j 'x'", "")]
+    ours = re.compile(r"(:|\S+ -A )pd-|.* -j pd-(in|out)$")
+    return [line for line in kind.save(table) if not ours.match(line)]
 
 
 @needs_root
@@ -310,8 +315,9 @@ def test_what_is_the_users_stays_byte_for_byte_with_its_counters(kind: Variant, 
 @both
 def test_comments_of_users_may_be_anything(kind: Variant) -> None:
     """Also what looks like a rule of ours."""
-    comments = ("plain", "two words", 'a "quoted" one', "don't", "back\\slash", "-j", "--comment", "!",
-                "line\n-A pd-out -j ACCEPT\n:pd-more - [0:0]", '"', '\n"\n', "\\", "ünïcode", "x" * 255)
+    comments = ("plain", "two words", 'a "quoted" one', "don't", "back\\slash", "-j", "--comment",
+                "!", "line\n-A pd-out -j ACCEPT\n:pd-more - [0:0]", '"', '\n"\n', "\\", "ünïcode",
+                "x" * 255, "\n" * 255)
 
     def work() -> None:
         seam = kind.seam()
@@ -349,7 +355,7 @@ def test_a_failing_commit_changes_nothing(kind: Variant) -> None:
         seam.commit(TWO)
         before = kind.save()
         for commit in bad:
-            with pytest.raises((KernelError, BackendMissing), match=r"^cannot [^\n]*ip6 nat") as info:
+            with pytest.raises((KernelError, BackendMissing), match=r"^cannot .*ip6 nat") as info:
                 seam.commit(commit)
             assert "\n" not in str(info.value)
             assert not info.value.retry
@@ -378,7 +384,8 @@ def test_a_commit_makes_the_table_that_it_names_and_no_other(kind: Variant) -> N
     def work() -> None:
         kind.seam().commit(TWO)
         nft = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True).stdout
-        assert (legacy_tables(), nft) == {NFT: ((), "table ip6 nat\n"), LEGACY: (("nat",), "")}[kind]
+        made = {NFT: ((), "table ip6 nat\n"), LEGACY: (("nat",), "")}
+        assert (legacy_tables(), nft) == made[kind]
 
     in_new_network(work)
 
@@ -452,17 +459,15 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
     return write
 
 
+HEAD = "ip6tables-restore v1.8.9 (nf_tables): "
+NO_MODULE = "Warning: Extension NETMAP revision 0 not supported, missing kernel module?"
+NOT_ROOT = "Could not fetch rule set generation id: Permission denied (you must be root)"
+REFUSED = "line 3: RULE_APPEND failed (Invalid argument): rule in chain Q"
 SAID = {
-    "ip6tables-restore v1.8.9 (nf_tables): Could not fetch rule set generation id: Permission denied "
-    "(you must be root)": (PermissionDenied, "Could not fetch rule set generation id: Permission "
-                           "denied (you must be root); this needs root or CAP_NET_ADMIN"),
-    "# Warning: ip6tables-legacy tables present\n"
-    "Warning: Extension NETMAP revision 0 not supported, missing kernel module?\n"
-    "ip6tables-restore v1.8.9 (nf_tables): \nline 3: RULE_APPEND failed (No such file or directory)":
-        (BackendMissing, "Warning: Extension NETMAP revision 0 not supported, missing kernel module?; "
-         "ip6tables or the kernel lacks this extension"),
-    "ip6tables-restore v1.8.9 (nf_tables): \nline 3: RULE_APPEND failed (Invalid argument): rule in "
-    "chain Q": (KernelError, "line 3: RULE_APPEND failed (Invalid argument): rule in chain Q"),
+    HEAD + NOT_ROOT: (PermissionDenied, f"{NOT_ROOT}; this needs root or CAP_NET_ADMIN"),
+    f"# Warning: ip6tables-legacy tables present\n{NO_MODULE}\n{HEAD}\nline 3: RULE_APPEND failed":
+        (BackendMissing, f"{NO_MODULE}; ip6tables or the kernel lacks this extension"),
+    f"{HEAD}\n{REFUSED}": (KernelError, REFUSED),
     "ip6tables-restore: line 2 failed: Bad rule.": (KernelError, "line 2 failed: Bad rule."),
     "Another app is currently holding the xtables lock.":
         (KernelBusy, "Another app is currently holding the xtables lock."),
@@ -475,7 +480,7 @@ def test_what_ip6tables_says_becomes_an_error_of_one_line(
         said: str, programs: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pdreactor.kernel.retry.ATTEMPTS", 2)
     kind, expected = SAID[said]
-    seam = programs(restore=f"cat >&2 <<'END'\n{said}\nEND\nexit 4".replace("cat", "/bin/cat"))
+    seam = programs(restore=f"/bin/cat >&2 <<'END'\n{said}\nEND\nexit 4")
     with pytest.raises(kind) as info:
         seam.commit(TWO)
     assert type(info.value) is kind
@@ -494,7 +499,7 @@ def test_a_process_that_hangs_is_killed_and_explained(
         programs: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ip6tables, "SECONDS", 0.2)
     seam = programs(save="exec /bin/sleep 60")
-    with pytest.raises(KernelBusy, match=r"cannot read table ip6 nat: .*-save was killed after 0.2 s"):
+    with pytest.raises(KernelBusy, match=r"read table ip6 nat: .*-save was killed after 0.2 s"):
         seam.read("nat", NAMES)
 
 
@@ -511,7 +516,7 @@ def test_what_a_dhcpv6_server_sent_is_not_passed_on(
 
 def test_without_ip6tables_the_packages_are_named(programs: Programs, tmp_path: Path) -> None:
     for ask in (Ip6tables, variant):
-        with pytest.raises(BackendMissing, match="there is no ip6tables in PATH.*install iptables on"):
+        with pytest.raises(BackendMissing, match=r"no ip6tables in PATH.* install iptables on"):
             ask()
     programs()
     (tmp_path / "ip6tables-restore").unlink()
@@ -558,6 +563,12 @@ def test_the_variant_by_what_ip6tables_says(said: str, expected: str, programs: 
     assert variant() == expected
 
 
+def test_without_the_kernel_module_there_are_no_legacy_tables(
+        monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(ip6tables, "NAMES", str(tmp_path / "ip6_tables_names"))
+    assert legacy_tables() == ()
+
+
 def test_the_programs_of_the_nf_tables_variant_come_first(
         programs: Programs, tmp_path: Path) -> None:
     """``ip6tables`` may be the legacy one by the administrator's choice."""
@@ -579,7 +590,7 @@ def test_a_lock_that_another_program_holds_is_explained(
     def work() -> None:
         with open(tmp_path / "xtables.lock", "w") as lock:
             flock(lock, LOCK_EX)
-            with pytest.raises(KernelBusy, match=rf"another program holds .*{tmp_path}/xtables.lock"):
+            with pytest.raises(KernelBusy, match=rf"another program holds .* {tmp_path}"):
                 Libiptc().commit(TWO)
             assert Libiptc().read("nat", NAMES) == {}
         Libiptc().commit(TWO)
@@ -594,7 +605,7 @@ def test_ip6tables_legacy_waits_while_we_change_a_table(monkeypatch: pytest.Monk
     asked: list[int] = []
 
     def change(self: Libiptc, *_: object) -> None:
-        asked.append(LEGACY.ip6tables("", "-t", "nat", "-L").returncode)
+        asked.append(LEGACY.ip6tables("", "-w", "1", "-t", "nat", "-L").returncode)
 
     monkeypatch.setattr(Libiptc, "_change", change)
     in_new_network(lambda: Libiptc().commit(TWO))
@@ -606,7 +617,7 @@ def test_ip6tables_legacy_waits_while_we_change_a_table(monkeypatch: pytest.Monk
 def test_a_lock_that_cannot_be_opened_is_explained(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "nosuch" / "lock"))
-    with pytest.raises(KernelError, match="nosuch/lock: No such file or directory; this needs root"):
+    with pytest.raises(KernelError, match="/lock: No such file or directory; this needs root"):
         in_new_network(lambda: Libiptc().commit(TWO))
 
 
@@ -643,8 +654,8 @@ def test_an_extension_that_the_kernel_lacks_is_explained(monkeypatch: pytest.Mon
         raise iptc.IPTCError("can't commit: b'No chain/target/match by that name'")
 
     monkeypatch.setattr(iptc.Table6, "commit", never)
-    with pytest.raises(BackendMissing, match=r"ip6 nat: can't commit: No chain/target/match by that "
-                                             r"name; ip6tables or the kernel lacks"):
+    with pytest.raises(BackendMissing, match="ip6 nat: can't commit: No chain/target/match by that "
+                                             "name; ip6tables or the kernel lacks"):
         in_new_network(lambda: seam.commit(TWO))
 
 
@@ -660,10 +671,10 @@ def test_a_kernel_without_legacy_ip6tables_is_explained(
     assert ran == [["/sbin/modprobe", "ip6_tables"]]
 
 
-def alone(program: str, **options: object) -> subprocess.CompletedProcess:
-    """A program in an interpreter of its own, in a new network."""
+def alone(program: str, *before: str, **options: object) -> subprocess.CompletedProcess:
+    """A program in an interpreter of its own, in a new network; ``before`` starts it."""
     head = "import sys\nsys.path.append(sys.argv[1])\nfrom pdreactor.kernel.libiptc import *\n"
-    argv = [sys.executable, "-c", head + textwrap.dedent(program), str(ROOT)]
+    argv = [*before, sys.executable, "-c", head + textwrap.dedent(program), str(ROOT)]
     return in_new_network(lambda: subprocess.run(
         argv, capture_output=True, text=True, timeout=60, check=False, cwd="/", **options))
 
@@ -674,11 +685,10 @@ def test_errors_in_libxtables_do_not_end_the_process() -> None:
     """It reports them by calling a function that must not return, and has no way back to us but
     longjmp(3)."""
     ran = alone("""
-        bad = (("-j", "NETMAP", "--to", "1::/200"), ("-m", "conntrack", "--ctstate", "X", "-j", "DROP"),
-               ("-p", "tcp", "-m", "tcp", "--dport", "x", "-j", "DROP"), ("-m", "mark"),
-               ("-m", "mark", "--nosuch", "-j", "DROP"), ("-j", "NETMAP", "--to"), ("-j",), ("x",), ())
+        bad = ("-j NETMAP --to 1::/200", "-m conntrack --ctstate X -j DROP", "-m mark", "-j", "x",
+               "-p tcp -m tcp --dport x -j DROP", "-m mark --nosuch -j DROP", "-j NETMAP --to", "")
         seam = Libiptc()
-        for words in bad * 300:
+        for words in [tuple(line.split()) for line in bad] * 300:
             try:
                 seam.commit(Commit("nat", {"a": (Rule("", words),)}))
             except KernelError as exc:
@@ -697,10 +707,10 @@ def test_errors_in_libxtables_do_not_end_the_process() -> None:
 def test_no_process_is_started() -> None:
     """Upstream's import runs ldconfig, gcc, ld and modprobe."""
     ran = alone("""
-        def forbid(event, arguments):
+        def note(event, arguments):
             if event in ("subprocess.Popen", "os.posix_spawn", "os.fork", "os.exec", "os.system"):
-                raise AssertionError((event, arguments))
-        sys.addaudithook(forbid)
+                print(event, arguments)
+        sys.addaudithook(note)
         seam = Libiptc()
         seam.commit(Commit("nat", {"a": (Rule("", ("-j", "NETMAP", "--to", "1::/64")),)}))
         print(len(seam.read("nat", ["a"])["a"]), "subprocess" in sys.modules)
@@ -739,10 +749,25 @@ def test_without_privileges_it_is_refused_and_explained(call: str) -> None:
     assert "this needs root" in ran.stdout
 
 
+@needs_root
+@needs_iptc
+def test_a_missing_capability_does_not_end_the_process() -> None:
+    """libxtables writes to stderr, or calls exit(3), when it may not open a raw socket."""
+    ran = alone("""
+        try:
+            Libiptc().commit(Commit("nat", {"a": (Rule("", ("-m", "mark", "--mark", "1")),)}))
+        except PermissionDenied as exc:
+            print(exc)
+    """, "setpriv", "--inh-caps=-net_raw", "--bounding-set=-net_raw")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout == ("cannot change table ip6 nat: Operation not permitted; this needs root, "
+                          "or CAP_NET_ADMIN and CAP_NET_RAW\n")
+
+
 def test_without_python_iptables_the_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "iptc", None)
     with pytest.raises(BackendMissing, match=r"python-iptables cannot be used .* install "
-                       r"python3-iptables on Debian and Ubuntu; elsewhere pip install python-iptables"):
+                       r"python3-iptables on Debian and Ubuntu; elsewhere pip install"):
         Libiptc()
 
 
@@ -763,5 +788,5 @@ def test_without_its_libraries_it_is_explained_and_can_be_tried_again() -> None:
                 print(exc)
     """)
     assert (ran.returncode, ran.stderr) == (0, "")
-    assert ran.stdout.startswith("python-iptables cannot be used (libip6tc.so.2: cannot open shared")
+    assert ran.stdout.startswith("python-iptables cannot be used (libip6tc.so.2: cannot")
     assert len(ran.stdout.splitlines()) == 1
