@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from pdreactor import state
 from pdreactor.errors import EX_IOERR, PermissionDenied, StateError
-from pdreactor.model import Happening, Prefix, Refusal, Stamp, State, UplinkState
+from pdreactor.model import Happening, Holding, Prefix, Refusal, Stamp, State, UplinkState
 
 from .values import P1, P2, after, reply, told
 
@@ -44,15 +44,20 @@ uplinks = st.dictionaries(texts, st.tuples(
     st.lists(st.builds(Prefix, networks, maybe, maybe, maybe, numbers, numbers, numbers, texts,
                        st.none() | networks, maybe), max_size=4),
     st.none() | st.builds(Refusal, numbers, texts, texts)), max_size=4)
+chains = st.from_regex(r"[A-Za-z_][A-Za-z0-9_.-]{0,21}", fullmatch=True)
 states = st.builds(
-    lambda up, doomed, history, applied: State(
+    lambda up, doomed, history, applied, held, modes: State(
         {name: uplink(number, *parts) for number, (name, parts) in enumerate(up.items(), 1)},
-        doomed, history, applied),
+        doomed, history, applied, held=held, modes=modes),
     uplinks,
     st.lists(st.builds(Stamp, numbers, numbers, st.booleans()), max_size=4).map(tuple),
     st.lists(happenings, max_size=4).map(tuple),
     st.dictionaries(texts, st.lists(networks, max_size=3).map(tuple), max_size=3).map(
-        lambda applied: tuple(applied.items())))
+        lambda applied: tuple(applied.items())),
+    st.lists(st.builds(Holding, st.sampled_from(["nf_tables", "legacy"]), chains, chains,
+                       st.booleans(), st.lists(texts, max_size=2).map(tuple)), max_size=2).map(
+        tuple),
+    st.dictionaries(networks, texts, max_size=3).map(lambda modes: tuple(modes.items())))
 
 
 @given(states)
@@ -116,6 +121,9 @@ HOSTILE = {
     "doomed too short": document(doomed=[[1, 2]]),
     "doomed negative": document(doomed=[[1, -2, True]]),
     "history of numbers": document(history=[1]),
+    "chains of another program": document(held=[["ebtables", "x", "y", True, []]]),
+    "chains with a line feed": document(held=[["legacy", "x\n-F", "y", True, []]]),
+    "modes of what is no prefix": document(modes={"x": "netmap"}),
     "applied a list": document(applied=[]),
     "applied not a prefix": document(applied={"wan": ["everything"]}),
     "two uplinks of one number": two_alike(),

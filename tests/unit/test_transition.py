@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from pdreactor import marks, transition
 from pdreactor.errors import Refused
-from pdreactor.model import Event, Stamp, State
+from pdreactor.model import Config, Event, Stamp, State
 from pdreactor.state import decode, encode
 
 from .values import (
@@ -380,8 +380,39 @@ def test_another_static_prefix_replaces_the_first() -> None:
 
 
 def test_without_a_static_prefix_the_configuration_changes_nothing() -> None:
-    known = after(reply(*told(P1)))
+    known = transition.after_configuration(after(reply(*told(P1))), CONFIG, NOW)
+    assert prefixes(known) == prefixes(after(reply(*told(P1))))
     assert transition.after_configuration(known, CONFIG, NOW) is known
+
+
+# ---- another mode ------------------------------------------------------------------------------
+
+
+def in_mode(mode: str) -> Config:
+    return config(LAN._replace(mode=mode))
+
+
+def test_flows_that_conntrack_translates_go_with_the_mode() -> None:
+    known = transition.after_configuration(after(reply(*told(P1))), CONFIG, NOW)
+    other = transition.after_configuration(known, in_mode("stateless"), NOW)
+    assert set(other.doomed) == stamps((0, OUT), (0, IN)) and not other.exposed
+    assert prefixes(other) == prefixes(known)
+    again = transition.after_configuration(other, in_mode("stateless"), NOW)
+    assert again is other
+
+
+@pytest.mark.parametrize("mode", ["stateless", "rfc6296"])
+def test_flows_that_it_does_not_are_looked_for_after_the_change(mode: str) -> None:
+    known = transition.after_configuration(after(reply(*told(P1))), in_mode(mode), NOW)
+    assert not known.exposed, "a new translation has no flows"
+    other = transition.after_configuration(known, CONFIG, NOW)
+    assert other.exposed and not other.doomed
+
+
+def test_between_modes_without_conntrack_nothing_has_to_go() -> None:
+    known = transition.after_configuration(after(reply(*told(P1))), in_mode("stateless"), NOW)
+    other = transition.after_configuration(known, in_mode("rfc6296"), NOW)
+    assert (other.exposed, other.doomed) == (False, ())
 
 
 # ---- another mask ----------------------------------------------------------------------------

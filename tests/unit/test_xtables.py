@@ -5,7 +5,6 @@ what the variant's own ip6tables-save says, with counters.
 """
 
 import importlib.util
-import os
 import re
 import socket
 import subprocess
@@ -671,12 +670,12 @@ def test_a_kernel_without_legacy_ip6tables_is_explained(
     assert ran == [["/sbin/modprobe", "ip6_tables"]]
 
 
-def alone(program: str, *before: str, **options: object) -> subprocess.CompletedProcess:
+def alone(program: str, *before: str) -> subprocess.CompletedProcess:
     """A program in an interpreter of its own, in a new network; ``before`` starts it."""
     head = "import sys\nsys.path.append(sys.argv[1])\nfrom pdreactor.kernel.libiptc import *\n"
     argv = [*before, sys.executable, "-c", head + textwrap.dedent(program), str(ROOT)]
     return in_new_network(lambda: subprocess.run(
-        argv, capture_output=True, text=True, timeout=60, check=False, cwd="/", **options))
+        argv, capture_output=True, text=True, timeout=60, check=False, cwd="/"))
 
 
 @needs_root
@@ -739,11 +738,15 @@ def test_memory_that_may_not_become_executable_is_no_obstacle() -> None:
 @pytest.mark.parametrize("call", ["read('nat', ['a'])", "commit(Commit('nat', {'a': ()}))"])
 def test_without_privileges_it_is_refused_and_explained(call: str) -> None:
     ran = alone(f"""
+        seam = Libiptc()
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
         try:
-            Libiptc().{call}
+            seam.{call}
         except PermissionDenied as exc:
             print(exc)
-    """, user=65534, group=65534, extra_groups=[], env={"PATH": os.environ["PATH"]})
+    """)
     assert (ran.returncode, ran.stderr) == (0, "")
     assert ran.stdout.startswith("cannot ")
     assert "this needs root" in ran.stdout
