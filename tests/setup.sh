@@ -6,7 +6,8 @@
 # Installs missing Debian packages, unpacks the DHCPv6 server of the test network privately into
 # .cache/kea, and makes two virtual environments:
 #
-#     .venv         Debian's own pyroute2, structlog and tenacity: the oldest that are supported
+#     .venv         Debian's own pyroute2, structlog, tenacity and python-iptables: the oldest that
+#                   are supported
 #     .venv-newest  the newest ones
 #
 # Doing it twice does nothing the second time. No service is started or enabled.
@@ -17,7 +18,7 @@ CACHE=$ROOT/.cache
 STAMP=$CACHE/setup.stamp
 PYTHON=/usr/bin/python3
 PACKAGES="nftables python3-nftables python3-pyroute2 python3-structlog python3-tenacity
-python3-venv python3-pip iproute2 iptables conntrack dhcpcd-base mandoc iputils-ping procps"
+python3-iptables python3-venv python3-pip iproute2 iptables conntrack dhcpcd-base mandoc iputils-ping procps"
 SERVER="kea-dhcp6-server kea-common"
 APT="apt-get -q -y -o APT::Sandbox::User=root -o Dpkg::Use-Pty=0"
 export DEBIAN_FRONTEND=noninteractive PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
@@ -104,8 +105,8 @@ pip_install() {
 # The floor is only a floor when these are Debian's.
 check_floor() {
     (cd / && "$ROOT/.venv/bin/python" - <<'PY') || die ".venv does not use Debian's packages"
-import nftables, pyroute2, structlog, tenacity
-for module in (nftables, pyroute2, structlog, tenacity):
+import iptc, nftables, pyroute2, structlog, tenacity
+for module in (iptc, nftables, pyroute2, structlog, tenacity):
     if not module.__file__.startswith("/usr/lib/python3/dist-packages/"):
         raise SystemExit(f"{module.__name__} is {module.__file__}")
 PY
@@ -117,7 +118,8 @@ make_venvs() {
     check_floor
     new_venv .venv-newest
     pip_install .venv-newest "pytest>=7.4" "hypothesis>=6.80"
-    pip_install .venv-newest --upgrade --ignore-installed pyroute2 structlog tenacity
+    pip_install .venv-newest --upgrade --ignore-installed pyroute2 structlog tenacity \
+        python-iptables
 }
 
 # What the virtual environments were made from; another value makes them again.

@@ -205,8 +205,9 @@ def _render_raw(draft: _Draft, lanes: list[Lane]) -> None:
         for builtin in ("PREROUTING", "OUTPUT"):
             _untrack(draft, builtin, f"hairpin {lane.uplink}", "-d",
                      (external for external, _ in lane.hairpin))
-        _untrack(draft, "OUTPUT", f"outbound {lane.uplink}", f"-o {lane.interface} -s",
-                 (internal for internal, _ in lane.outbound))
+    for name in draft.uplinks:
+        _untrack(draft, "OUTPUT", f"outbound {name}", f"-o {name} -s",
+                 (net for lane in lanes if lane.interface == name for net, _ in lane.outbound))
     _untrack_outbound(draft, lanes)
 
 

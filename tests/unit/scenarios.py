@@ -1,6 +1,7 @@
 """NAT scenarios: a configuration, what happened, and the ``Nat`` that follows from them."""
 
 from collections.abc import Mapping
+from functools import partial
 
 from pdreactor import transition
 from pdreactor.desired import desired
@@ -18,8 +19,11 @@ BOTH = (LAN._replace(uplinks=("wan", "wan2")),)
 
 
 def nat(config: Config, *events: Event, links: Mapping[str, bool] = UP, now: int = NOW,
-        second: Event | None = None) -> Nat:
+        second: Event | None = None, mode: str = "") -> Nat:
     """What the kernel should hold after these events on wan, and one on wan2."""
+    if mode:
+        config = config._replace(
+            translations=tuple(t._replace(mode=mode) for t in config.translations))
     known = after(*events, config=config)
     if second:
         known = after(second, state=known, uplink=WAN2, config=config)
@@ -35,70 +39,71 @@ FIRST = reply(*told(P1))
 SECOND = reply(*told(P2))
 LARGE = reply(*told(P56))
 WITHDRAW = LAN._replace(on_expire="withdraw")
-STATELESS = LAN._replace(mode="stateless")
 BYPASS = WAN._replace(bypass=(N("fd00:1::/48"), N("fd00:2::1/128")))
 NEUTRAL = N("2001:db8:ce1a:c0::/58")
 TWO_UPLINKS = config(*BOTH, uplinks=(WAN, WAN2))
 
-SCENARIOS: dict[str, Nat] = {
-    "no-prefix-yet": nat(CONFIG),
-    "first-prefix": nat(CONFIG, FIRST),
-    "prefix-changed": nat(CONFIG, FIRST, SECOND),
-    "prefix-changed-back": nat(CONFIG, FIRST, SECOND, FIRST),
-    "old-prefix-over": nat(CONFIG, FIRST, reply(*told(P2, valid=600)), now=LATER),
-    "taken-back": nat(CONFIG, FIRST, reply(*told(P1, valid=0, preferred=0))),
-    "expired-but-kept": nat(CONFIG, FIRST, now=LATER),
-    "expired-and-withdrawn": one(WITHDRAW, FIRST, now=LATER),
-    "delegation-too-short": nat(CONFIG, reply(*told("2001:db8:4000::/60"))),
-    "delegation-too-short-partial": one(LAN._replace(on_short="partial"),
-                                        reply(*told("2001:db8:4000::/60"))),
-    "third-slice-of-a-56": one(LAN._replace(subnet=3), LARGE),
-    "several-translations": nat(config(LAN, NEXT), LARGE),
-    "one-of-two-translations-served": nat(config(LAN, NEXT), FIRST),
-    "excluded-prefix": one(LAN, reply(*told(P1, excluded="2001:db8:4000:3f::/64"))),
-    "inbound-off": one(LAN._replace(inbound=False), FIRST),
-    "hairpin-off": one(LAN._replace(hairpin=False), FIRST),
-    "inbound-and-hairpin-off": one(LAN._replace(inbound=False, hairpin=False), FIRST, SECOND),
-    "guard-off": nat(CONFIG._replace(guard=False), FIRST),
-    "guard-off-no-prefix-yet": nat(CONFIG._replace(guard=False)),
-    "bypass": one(LAN, FIRST, uplink=BYPASS),
-    "two-uplinks": nat(TWO_UPLINKS, FIRST, second=SECOND),
-    "two-uplinks-one-without-prefix": nat(TWO_UPLINKS, FIRST),
-    "two-uplinks-expired": nat(TWO_UPLINKS, FIRST, second=reply(*told(P2, valid=600)), now=LATER),
-    "two-uplinks-one-interface": nat(
-        config(*BOTH, uplinks=(WAN._replace(iaid=1), WAN2._replace(interface="wan0", iaid=2))),
-        FIRST, second=SECOND),
-    "link-down": nat(CONFIG, FIRST, links={"wan0": False}),
-    "link-not-there": nat(CONFIG, FIRST, links={}),
-    "other-mark": nat(CONFIG._replace(ct_mark_mask=0xF0), FIRST),
-    "host-routes": one(LAN._replace(internal=N("fd5e:ed00:1234::1/128")), reply(
-        *told("2001:db8:4000::7/128"))),
-    "stateless-no-prefix-yet": nat(config(STATELESS)),
-    "stateless-first-prefix": one(STATELESS, FIRST),
-    "stateless-prefix-changed": one(STATELESS, FIRST, SECOND),
-    "stateless-inbound-off": one(STATELESS._replace(inbound=False), FIRST, SECOND),
-    "stateless-hairpin-off": one(STATELESS._replace(hairpin=False), FIRST),
-    "stateless-bypass-inbound-off": one(STATELESS._replace(inbound=False), FIRST, uplink=BYPASS),
-    "stateless-several": nat(config(STATELESS, NEXT._replace(mode="stateless")), LARGE),
-    "stateless-host-route": one(
-        STATELESS._replace(internal=N("fd5e:ed00:1234::1/128")), reply(
+def built(mode: str) -> dict[str, Nat]:
+    """Every scenario, its translations in this mode."""
+    made, single = partial(nat, mode=mode), partial(one, mode=mode)
+    return {
+        "no-prefix-yet": made(CONFIG),
+        "first-prefix": made(CONFIG, FIRST),
+        "prefix-changed": made(CONFIG, FIRST, SECOND),
+        "prefix-changed-back": made(CONFIG, FIRST, SECOND, FIRST),
+        "old-prefix-over": made(CONFIG, FIRST, reply(*told(P2, valid=600)), now=LATER),
+        "taken-back": made(CONFIG, FIRST, reply(*told(P1, valid=0, preferred=0))),
+        "expired-but-kept": made(CONFIG, FIRST, now=LATER),
+        "expired-and-withdrawn": single(WITHDRAW, FIRST, now=LATER),
+        "delegation-too-short": made(CONFIG, reply(*told("2001:db8:4000::/60"))),
+        "delegation-too-short-partial": single(LAN._replace(on_short="partial"),
+                                            reply(*told("2001:db8:4000::/60"))),
+        "third-slice-of-a-56": single(LAN._replace(subnet=3), LARGE),
+        "several-translations": made(config(LAN, NEXT), LARGE),
+        "one-of-two-translations-served": made(config(LAN, NEXT), FIRST),
+        "excluded-prefix": single(LAN, reply(*told(P1, excluded="2001:db8:4000:3f::/64"))),
+        "inbound-off": single(LAN._replace(inbound=False), FIRST),
+        "hairpin-off": single(LAN._replace(hairpin=False), FIRST),
+        "inbound-and-hairpin-off": single(LAN._replace(inbound=False, hairpin=False), FIRST, SECOND),
+        "guard-off": made(CONFIG._replace(guard=False), FIRST),
+        "guard-off-no-prefix-yet": made(CONFIG._replace(guard=False)),
+        "bypass": single(LAN, FIRST, uplink=BYPASS),
+        "two-uplinks": made(TWO_UPLINKS, FIRST, second=SECOND),
+        "two-uplinks-one-without-prefix": made(TWO_UPLINKS, FIRST),
+        "two-uplinks-expired": made(TWO_UPLINKS, FIRST, second=reply(*told(P2, valid=600)), now=LATER),
+        "two-uplinks-one-interface": made(
+            config(*BOTH, uplinks=(WAN._replace(iaid=1), WAN2._replace(interface="wan0", iaid=2))),
+            FIRST, second=SECOND),
+        "link-down": made(CONFIG, FIRST, links={"wan0": False}),
+        "link-not-there": made(CONFIG, FIRST, links={}),
+        "other-mark": made(CONFIG._replace(ct_mark_mask=0xF0), FIRST),
+        "host-routes": single(LAN._replace(internal=N("fd5e:ed00:1234::1/128")), reply(
             *told("2001:db8:4000::7/128"))),
-    "stateless-two-uplinks": nat(
-        config(STATELESS._replace(uplinks=("wan", "wan2")), uplinks=(WAN, WAN2)),
-        FIRST, second=SECOND),
-    "stateless-checksum-neutral-by-chance": one(STATELESS, reply(*told(NEUTRAL))),
-    "both-modes": nat(config(LAN, NEXT._replace(mode="stateless")), LARGE),
-    "both-modes-changed": nat(config(LAN, NEXT._replace(mode="stateless")), LARGE, SECOND),
-}
+    }
 
-CHANGES: dict[str, str] = {
+
+CHANGED = {
     "prefix-changed": "first-prefix",
     "prefix-changed-back": "prefix-changed",
     "old-prefix-over": "prefix-changed",
     "taken-back": "first-prefix",
     "expired-and-withdrawn": "first-prefix",
     "link-down": "first-prefix",
-    "stateless-prefix-changed": "stateless-first-prefix",
+}
+
+SCENARIOS: dict[str, Nat] = {
+    **built("netmap"),
+    **{f"stateless-{name}": nat for name, nat in built("stateless").items()},
+    "stateless-bypass-inbound-off": one(LAN._replace(inbound=False), FIRST, uplink=BYPASS,
+                                        mode="stateless"),
+    "stateless-checksum-neutral-by-chance": one(LAN, reply(*told(NEUTRAL)), mode="stateless"),
+    "both-modes": nat(config(LAN, NEXT._replace(mode="stateless")), LARGE),
+    "both-modes-changed": nat(config(LAN, NEXT._replace(mode="stateless")), LARGE, SECOND),
+}
+
+CHANGES: dict[str, str] = {
+    **CHANGED,
+    **{f"stateless-{name}": f"stateless-{before}" for name, before in CHANGED.items()},
     "stateless-first-prefix": "first-prefix",
     "stateless-hairpin-off": "stateless-two-uplinks",
     "both-modes-changed": "both-modes",
