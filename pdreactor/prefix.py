@@ -199,3 +199,17 @@ def pairs(
         (IPv6Network((rebase(part.network_address, external, internal), part.prefixlen)), part)
         for part in subtract(external, holes)
     )
+
+
+class Texts:
+    """Networks as text, each object once: by id(), for hashing ten thousand networks takes long.
+    Whoever holds the networks must outlive this, or an id() could be used again."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, str] = {}
+
+    def __call__(self, network: IPv6Network) -> str:
+        text = self._known.get(id(network))
+        if text is None:
+            text = self._known[id(network)] = str(network)
+        return text

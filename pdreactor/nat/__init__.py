@@ -13,7 +13,7 @@ to translate a flow wins, and both would do it alike.
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
-from ..errors import BackendMissing, KernelError, NoNftables
+from ..errors import BackendMissing, KernelError, NoNftables, PermissionDenied
 from ..model import Config, Holding, Nat
 from . import nftables
 
@@ -145,13 +145,25 @@ class Firewall:
 def notes(config: Config) -> tuple[str, ...]:
     """What users of this configuration should know about this machine. Raises BackendMissing."""
     here = holding(config)
-    if here is None or here.variant == "legacy":
+    if here is None:
+        return _beside(config)
+    if here.variant == "legacy":
         return ()
     from ..kernel.ip6tables import legacy_tables
 
     tables = " and ".join(legacy_tables())
     return (f"ip6tables-legacy has tables too ({tables}): rules of both variants are in force; "
             f"look with ip6tables-legacy-save, and keep to one",) if tables else ()
+
+
+def _beside(config: Config) -> tuple[str, ...]:
+    if not any(translation.mode == "stateless" for translation in config.translations):
+        return ()
+    try:
+        nftables.refuse_flowtables(_nft())
+    except PermissionDenied:
+        pass  # not root, who only has the configuration checked
+    return ()
 
 
 def remove(config: Config | None, held: Iterable[Holding]) -> None:

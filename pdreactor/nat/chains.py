@@ -7,7 +7,7 @@ from ipaddress import IPv6Network
 from .. import marks
 from ..kernel.xtables import Rule
 from ..model import Gate, Holding, Lane, Nat, Pair, Stamp
-from ..prefix import GLOBAL_UNICAST, compact
+from ..prefix import GLOBAL_UNICAST, Texts, compact
 
 TABLES = ("raw", "mangle", "nat", "filter")
 """As a packet from outside meets them."""
@@ -51,7 +51,7 @@ class _Draft:
         self.inside = tuple(dict.fromkeys(net for gate in nat.gates for net in gate.internal))
         self._table, self._ours = table, ours
         self._rules: dict[str, list[Rule]] = {chain: [] for chain in ours.values()}
-        self._texts: dict[int, str] = {}  # see text()
+        self.text = Texts()  # the Nat holds the networks of its pairs
 
     def rule(self, builtin: str, purpose: str, text: str) -> None:
         """Into our chain for that built-in one."""
@@ -61,14 +61,6 @@ class _Draft:
 
     def chains(self) -> dict[str, tuple[Rule, ...]]:
         return {chain: tuple(rules) for chain, rules in self._rules.items()}
-
-    def text(self, network: IPv6Network) -> str:
-        """str(), once for each object: by id(), for hashing ten thousand networks takes long. The
-        Nat that is rendered holds the networks of its pairs, so no id() is used again meanwhile."""
-        text = self._texts.get(id(network))
-        if text is None:
-            text = self._texts[id(network)] = str(network)
-        return text
 
     def texts(self, pairs: Iterable[Pair]) -> Iterator[tuple[str, str]]:
         return ((self.text(one), self.text(other)) for one, other in pairs)

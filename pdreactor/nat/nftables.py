@@ -50,13 +50,19 @@ def render(nat: Nat) -> Ruleset:
 def observe(nft: Nft, nat: Nat | None = None) -> Ruleset | None:
     """The table as the kernel has it; None when it is not there. Raises BackendMissing where the
     kernel has something that ``nat`` cannot work beside."""
-    if nat and "stateless" in nat.modes and (found := nft.flowtables()):
+    if nat and "stateless" in nat.modes:
+        refuse_flowtables(nft)
+    objects = nft.list_table(FAMILY, TABLE)
+    return None if objects is None else read(objects)
+
+
+def refuse_flowtables(nft: Nft) -> None:
+    """Raise BackendMissing when there is a flowtable; for mode stateless."""
+    if found := nft.flowtables():
         raise BackendMissing(
             f"mode stateless does not work beside the flowtable {found[0]!r}: flows that are "
             f"offloaded there pass by every rule and would leave untranslated; delete it, or use "
             f'mode "netmap"')
-    objects = nft.list_table(FAMILY, TABLE)
-    return None if objects is None else read(objects)
 
 
 def read(objects: list[dict[str, Any]]) -> Ruleset:

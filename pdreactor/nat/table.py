@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from .. import marks
 from ..model import Lane, Nat, Pair, Stamp
-from ..prefix import compact
+from ..prefix import Texts, compact
 
 SLOT = ".SLOT"
 """Stands in a rendered rule for the slot of the sets and maps it refers to."""
@@ -74,7 +74,7 @@ class Draft:
         self.branches: Rules = {}
         self.fixed = fixed
         self.rules: dict[str, list[Rule]] = {name: [] for name in hooks}
-        self._texts: dict[int, str] = {}  # see text()
+        self.text = Texts()  # the Nat holds the networks of its pairs
 
     def set(self, name: str, networks: Iterable[IPv6Network]) -> str:
         """A reference to the set of these networks."""
@@ -108,14 +108,6 @@ class Draft:
                      and TYPES.get(known.partition("-")[0]) == kind), None)
         among[same or name] = elements
         return f"@{same or name}{SLOT}"
-
-    def text(self, network: IPv6Network) -> str:
-        """str(), once for each object: by id(), for hashing ten thousand networks takes long. The
-        Nat that is rendered holds the networks of its pairs, so no id() is used again meanwhile."""
-        text = self._texts.get(id(network))
-        if text is None:
-            text = self._texts[id(network)] = str(network)
-        return text
 
 
 # ---- what the rooms of the modes have in common ------------------------------------------------

@@ -150,8 +150,9 @@ def test_a_switch_that_was_cut_off_is_finished_by_the_next_pass(lab: Lab) -> Non
 def test_a_flowtable_is_a_reason_to_refuse(lab: Lab) -> None:
     router = Router(lab)
     router.set(OLD)
-    fast = "add table inet fast; add flowtable inet fast f { hook ingress priority 0; devices = %s; }"
-    done = lab.run("router", ["nft", fast % "{ eth0, lan0 }"], check=False)
+    fast = ("add table inet fast; add flowtable inet fast f "
+            "{ hook ingress priority 0; devices = { eth0, lan0 }; }")
+    done = lab.run("router", ["nft", fast], check=False)
     if done.returncode:
         pytest.skip(f"this kernel has no flowtables: {done.stderr.splitlines()[0]}")
     router.variant = STATELESS
@@ -160,6 +161,7 @@ def test_a_flowtable_is_a_reason_to_refuse(lab: Lab) -> None:
         said = router.pd(verb, code=69).stderr
         assert "flowtable" in said and "inet fast f" in said and said.count("\n") == 1
     assert held(router) == expected(NFTABLES), "the last rules stay"
+    assert "warning: " in (said := router.pd("check").stdout) and "flowtable" in said
     lab.run("router", ["nft", "delete", "table", "inet", "fast"])
     router.pd("restore")
     assert held(router) == expected(STATELESS)

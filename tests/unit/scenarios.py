@@ -70,9 +70,11 @@ def built(mode: str) -> dict[str, Nat]:
         "bypass": single(LAN, FIRST, uplink=BYPASS),
         "two-uplinks": made(TWO_UPLINKS, FIRST, second=SECOND),
         "two-uplinks-one-without-prefix": made(TWO_UPLINKS, FIRST),
-        "two-uplinks-expired": made(TWO_UPLINKS, FIRST, second=reply(*told(P2, valid=600)), now=LATER),
+        "two-uplinks-expired": made(
+            TWO_UPLINKS, FIRST, second=reply(*told(P2, valid=600)), now=LATER),
         "two-uplinks-one-interface": made(
-            config(*BOTH, uplinks=(WAN._replace(iaid=1), WAN2._replace(interface="wan0", iaid=2))),
+            config(*BOTH, uplinks=(
+                WAN._replace(iaid=1), WAN2._replace(interface="wan0", iaid=2))),
             FIRST, second=SECOND),
         "link-down": made(CONFIG, FIRST, links={"wan0": False}),
         "link-not-there": made(CONFIG, FIRST, links={}),
