@@ -43,7 +43,7 @@ remove() {
 trap remove EXIT
 sh -c 'echo $$ >"$0"/cgroup.procs
     exec unshare --pid --fork --kill-child --mount --uts --ipc --cgroup sh -c "$@"' \
-    "$group" "$1" inner "$2" "$3" "$4" &
+    "$group" "$1" inner "$2" "$3" "$4" "$5" &
 trap 'kill -KILL $!' TERM
 wait $! || wait $! || :
 """
@@ -51,7 +51,7 @@ wait $! || wait $! || :
 # The root file system: a layer over the machine's own, with nothing to start but the one unit.
 INNER = """
 set -eu
-project=$1 unit=$2 dropin=$3
+project=$1 unit=$2 dropin=$3 backend=$4
 mkdir /mnt/layer/upper /mnt/layer/work /mnt/layer/root
 mount -t overlay -o lowerdir=/,upperdir=/mnt/layer/upper,workdir=/mnt/layer/work \
     none /mnt/layer/root
@@ -85,7 +85,10 @@ printf '%s\\n' nodev ipv6only noipv6rs noauthrequired 'allowinterfaces eth0' 'in
 
 make -C "$project" install DESTDIR="$PWD" SYSTEMD="$dropin" \
     DHCPCD_HOOKS=/usr/lib/dhcpcd/dhcpcd-hooks
-cat >etc/pdreactor.toml <<'E'
+cat >etc/pdreactor.toml <<E
+[firewall]
+backend = "$backend"
+
 [uplink.wan]
 interface = "eth0"
 
@@ -152,16 +155,17 @@ class Machine:
         return "".join(file.read_text() for file in files)
 
     def rules(self) -> str:
-        """What the router's nftables hold."""
-        return self.lab.run("router", ["nft", "list", "ruleset"]).stdout
+        """What the router's nftables hold, and the legacy ip6tables."""
+        return "".join(self.lab.run("router", argv.split()).stdout
+                       for argv in ("nft list ruleset", "ip6tables-legacy-save"))
 
 
 @contextmanager
-def booted(unit: Path, dropin: str) -> Iterator[Machine]:
+def booted(unit: Path, dropin: str, backend: str = "auto") -> Iterator[Machine]:
     """A router whose dhcpcd.service has got its prefix and told all hooks."""
     with Lab() as lab:
         lab.start_kea()
-        argv = ["sh", "-c", OUTER, "outer", INNER, str(ROOT), str(unit), dropin]
+        argv = ["sh", "-c", OUTER, "outer", INNER, str(ROOT), str(unit), dropin, backend]
         process = lab.start("router", argv, name="systemd")
         machine = Machine(lab)
         try:
@@ -175,8 +179,15 @@ def booted(unit: Path, dropin: str) -> Iterator[Machine]:
             process.stop()
 
 
-def test_with_the_drop_in_the_hook_keeps_its_state_and_translates(unit: Path) -> None:
-    with booted(unit, "yes") as machine:
+@pytest.mark.parametrize("backend", [
+    "auto",
+    pytest.param("iptables", marks=pytest.mark.variants),
+    pytest.param("iptables-legacy", marks=pytest.mark.variants),
+])
+def test_with_the_drop_in_the_hook_keeps_its_state_and_translates(
+    unit: Path, backend: str
+) -> None:
+    with booted(unit, "yes", backend) as machine:
         assert EXTERNAL in machine.state()
         assert EXTERNAL in machine.rules()
 

@@ -64,7 +64,8 @@ def built(mode: str) -> dict[str, Nat]:
         "excluded-prefix": single(LAN, reply(*told(P1, excluded="2001:db8:4000:3f::/64"))),
         "inbound-off": single(LAN._replace(inbound=False), FIRST),
         "hairpin-off": single(LAN._replace(hairpin=False), FIRST),
-        "inbound-and-hairpin-off": single(LAN._replace(inbound=False, hairpin=False), FIRST, SECOND),
+        "inbound-and-hairpin-off": single(
+            LAN._replace(inbound=False, hairpin=False), FIRST, SECOND),
         "guard-off": made(CONFIG._replace(guard=False), FIRST),
         "guard-off-no-prefix-yet": made(CONFIG._replace(guard=False)),
         "bypass": single(LAN, FIRST, uplink=BYPASS),
