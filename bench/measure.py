@@ -4,6 +4,8 @@ import time
 from statistics import median
 from typing import NamedTuple
 
+from tests.lab import LabError
+
 from .rig import ADVERTISEMENT, DENSE, PEER, Command, Subject, sent, variables
 
 HOOK_FILE = "/usr/lib/dhcpcd/dhcpcd-hooks/60-pdreactor"
@@ -76,6 +78,26 @@ def full_rate(subject: Subject, seconds: float, sources: list[str]) -> float:
     process = subject.send(0, seconds, sources=sources)
     process.wait(seconds + 30)
     return float(subject.lab.count().arrived / sent(process)["seconds"])
+
+
+def forwarded(subject: Subject, flows: int, translated: bool) -> float:
+    """New flows that come through the router for each second that the sending core spent on them,
+    sending and forwarding (see burst.py). LabError unless all came, in the way they should."""
+    subject.lab.reset_count()
+    report = subject.burst(flows)
+    count, tracked = subject.lab.count(), subject.flows_tracked()
+    if tracked:
+        subject.lab.run("router", ["conntrack", "-F"])
+        time.sleep(0.1)  # the kernel frees them
+    if count.arrived < report["sent"]:
+        raise LabError(f"{subject.name}: {count.arrived:,} of {report['sent']:,} new flows came "
+                       f"through; is net.netfilter.nf_conntrack_max too small?")
+    if count.leaked_flows != (0 if translated else count.arrived):
+        raise LabError(f"{subject.name}: {count.leaked_flows:,} of {count.arrived:,} new flows "
+                       f"came with an internal source")
+    if tracked and not translated:
+        raise LabError(f"{subject.name}: conntrack is in use, {tracked:,} flows are tracked")
+    return count.arrived / report["cpu"]
 
 
 def cleaning(subject: Subject, entries: int) -> Cleaning:

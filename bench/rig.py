@@ -8,8 +8,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.lab import POOLS, SERVER, Lab, LabError, Process
-from tests.lab.installed import install
+from tests.lab import INTERNAL, POOLS, SERVER, Lab, LabError, Process
+from tests.lab.installed import CONFIG, install
 from tests.lab.lab import PYTHON
 from tests.unit.recorded import block
 
@@ -113,6 +113,15 @@ class Subject:
         process.wait_output("ready")
         return process
 
+    def burst(self, flows: int, seconds: float = 20.0) -> dict[str, float]:
+        """Send that many new flows from host a with bench/burst.py, and what it says of it."""
+        link = self.lab.link_to("a")
+        argv = [PYTHON, "-I", "-S", str(HERE / "burst.py"), link.there, link.mac(link.router_host),
+                link.address(link.peer_host), SERVER, str(flows), str(seconds)]
+        done = self.lab.run("a", argv, timeout=seconds + 10)
+        found: dict[str, float] = json.loads(done.stdout)
+        return found
+
 
 def sent(process: Process) -> dict[str, Any]:
     """What an ended sender says it did."""
@@ -146,6 +155,47 @@ def peer(script: Path) -> Iterator[Subject]:
             lab.run("router", ["ip6tables", "-t", "nat", "-N", chain])
             lab.run("router", ["ip6tables", "-t", "nat", "-A", hook, "-j", chain])
         yield Subject("peer", lab, [PEER])
+
+
+class Variant(NamedTuple):
+    """A way to translate: ``[firewall] backend`` and ``mode`` of a translation."""
+
+    backend: str
+    mode: str
+
+    @property
+    def config(self) -> str:
+        """The smallest configuration with it."""
+        head = f'[firewall]\nbackend = "{self.backend}"\n\n'
+        return f'{head}{CONFIG.format(internal=INTERNAL)}mode = "{self.mode}"\n'
+
+
+VARIANTS = {
+    "netmap": Variant("nftables", "netmap"),
+    "stateless": Variant("nftables", "stateless"),
+    "iptables": Variant("iptables", "netmap"),
+    "iptables rfc6296": Variant("iptables", "rfc6296"),
+    "iptables-legacy": Variant("iptables-legacy", "netmap"),
+    "iptables-legacy rfc6296": Variant("iptables-legacy", "rfc6296"),
+}
+
+
+@contextmanager
+def variant(name: str) -> Iterator[Subject]:
+    """pdreactor, translating that way. LabError where this machine cannot."""
+    with Lab() as lab:
+        install(lab, VARIANTS[name].config)
+        subject = Subject(name, lab, ["/usr/local/sbin/pdreactor-hook"])
+        subject.change()
+        yield subject
+
+
+@contextmanager
+def plain() -> Iterator[Subject]:
+    """A router that translates nothing and tracks nothing: the ISP knows the LAN's addresses."""
+    with Lab() as lab:
+        lab.isp_route(INTERNAL)
+        yield Subject("plain", lab, ["/bin/false"])
 
 
 INSIDE = IPv6Network("fd5e:ed00::/48")

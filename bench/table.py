@@ -7,7 +7,7 @@ from .measure import Cleaning, Loss
 
 
 class Row(NamedTuple):
-    """One line of the table. ``most`` is the target: the value may not be larger."""
+    """One line of the table. The target is ``most`` (the value may not be larger) or ``least``."""
 
     name: str
     unit: str
@@ -15,45 +15,92 @@ class Row(NamedTuple):
     most: float | None = None
     peer: float | None = None
     spread: str = ""
+    least: float | None = None
 
     @property
     def missed(self) -> bool:
         """True when the target is missed."""
-        return self.most is not None and self.value > self.most
+        if self.most is not None:
+            return self.value > self.most
+        return self.least is not None and self.value < self.least
+
+    @property
+    def target(self) -> str:
+        """The target in words; "" without one."""
+        if self.most is not None:
+            return f"<= {self.most:g}"
+        return "" if self.least is None else f">= {self.least:g}"
+
+    @property
+    def verdict(self) -> str:
+        """Whether it is met; "" without one."""
+        return "" if not self.target else "MISSED" if self.missed else "ok"
 
 
 class Samples(NamedTuple):
     """Everything that was measured; seconds. A dictionary has "pdreactor", and "peer" if any."""
 
-    first_packet: dict[str, list[float]]
+    first_packet: dict[str, list[float]]  # some of rig.VARIANTS, too
     whole: dict[str, list[float]]
     memory: dict[str, list[int]]  # KiB
     losses: dict[str, Loss]
     irrelevant: dict[str, list[float]]
+    forwarded: dict[str, list[float]]  # flows/s; "plain", and those of rig.VARIANTS
     translations: dict[int, dict[str, list[float]]]  # change, first_packet (s); rate (flows/s)
     cleaning: list[Cleaning]
 
 
 def rows(samples: Samples) -> list[Row]:
     """The table."""
-    return [*_changes(samples), *_losses(samples), *_irrelevant(samples),
-            *_translations(samples), *_cleaning(samples)]
+    return [*first_packets(samples), *_changes(samples), *_losses(samples), *_irrelevant(samples),
+            *forwarding(samples), *_translations(samples), *_cleaning(samples)]
 
 
-def _changes(samples: Samples) -> list[Row]:
-    first = _timing("hook start to first packet", samples.first_packet)
-    found = [first]
-    if first.peer:
-        found.append(Row("... divided by the peer's", "", first.value / first.peer, 0.8))
-    found.append(_timing("whole hook process", samples.whole, 250))
-    memory = {name: max(kib) / 1024 for name, kib in samples.memory.items()}
-    found.append(Row("peak memory of the hook", "MB", memory["pdreactor"], 60, memory.get("peer")))
+AGAINST_PEER = {"pdreactor": 0.8, "iptables": 0.8}
+"""Targets: the time to the first packet, divided by the peer's."""
+AGAINST_VARIANTS = {"plain": 0.8, "netmap": 1.4}
+"""Targets: what comes through in mode stateless, divided by what comes through there."""
+
+
+def first_packets(samples: Samples) -> list[Row]:
+    """From starting the hook to the first packet."""
+    by, found = samples.first_packet, []
+    peer = _ms(by["peer"]) if "peer" in by else None
+    for name, own in by.items():
+        if name == "peer":
+            continue
+        what = "hook start to first packet" if name == "pdreactor" else f"... {name}"
+        found.append(Row(what, "ms", _ms(own), None, peer, _spread(own)))
+        if peer and name in AGAINST_PEER:
+            ratio = _ms(own) / peer
+            found.append(Row(f"... {name}, divided by the peer's", "", ratio, AGAINST_PEER[name]))
     return found
 
 
-def _timing(name: str, by: dict[str, list[float]], most: float | None = None) -> Row:
-    own, other = by["pdreactor"], by.get("peer")
-    return Row(name, "ms", _ms(own), most, _ms(other) if other else None, _spread(own))
+def forwarding(samples: Samples) -> list[Row]:
+    """New flows for each second of a core."""
+    by = samples.forwarded
+    found = []
+    for name, rates in by.items():
+        found.append(Row(f"new flows/s, {name}", "k", median(rates) / 1000,
+                         spread=_spread(rates, 1 / 1000)))
+        if name != "stateless":
+            continue
+        for other, least in AGAINST_VARIANTS.items():
+            pairs = [own / theirs for own, theirs in zip(rates, by[other], strict=True)]
+            found.append(Row(f"... {name}, divided by {other}", "",
+                             median(rates) / median(by[other]),
+                             spread=_spread(pairs, 1, 2), least=least))
+    return found
+
+
+def _changes(samples: Samples) -> list[Row]:
+    own, other = samples.whole["pdreactor"], samples.whole.get("peer")
+    memory = {name: max(kib) / 1024 for name, kib in samples.memory.items()}
+    return [
+        Row("whole hook process", "ms", _ms(own), 250, _ms(other) if other else None, _spread(own)),
+        Row("peak memory of the hook", "MB", memory["pdreactor"], 60, memory.get("peer")),
+    ]
 
 
 def _losses(samples: Samples) -> list[Row]:
@@ -105,12 +152,13 @@ def _ms(samples: list[float]) -> float:
     return median(samples) * 1000
 
 
-def _spread(samples: list[float]) -> str:
-    """The middle half, and the extremes."""
+def _spread(samples: list[float], unit: float = 1000, digits: int = 0) -> str:
+    """The middle half, and the extremes; by default in ms."""
+    ends = f"{min(samples) * unit:.{digits}f}..{max(samples) * unit:.{digits}f}"
     if len(samples) < 4:
-        return f"{min(samples) * 1000:.0f}..{max(samples) * 1000:.0f}"
-    low, _, high = (1000 * cut for cut in quantiles(samples, n=4))
-    return f"{low:.1f}-{high:.1f} of {min(samples) * 1000:.0f}..{max(samples) * 1000:.0f}"
+        return ends
+    low, _, high = (unit * cut for cut in quantiles(samples, n=4))
+    return f"{low:.{digits or 1}f}-{high:.{digits or 1}f} of {ends}"
 
 
 # ---- views ---------------------------------------------------------------------------------------
@@ -118,15 +166,13 @@ def _spread(samples: list[float]) -> str:
 
 def text(table: list[Row]) -> str:
     """The table for a terminal."""
-    head = f"{'':<38}{'pdreactor':>10}{'peer':>9}     {'at most':>8} {'':7} middle half of all"
+    head = f"{'':<38}{'pdreactor':>10}{'peer':>9}     {'target':>8} {'':7} middle half of all"
     return "\n".join([head, *map(_line, table)])
 
 
 def _line(row: Row) -> str:
-    target = "" if row.most is None else f"{row.most:g}"
-    verdict = "" if row.most is None else "MISSED" if row.missed else "ok"
     cells = f"{row.name:<38}{_number(row.value):>10}{_number(row.peer):>9} {row.unit:<4}"
-    return f"{cells}{target:>8} {verdict:<7} {row.spread}".rstrip()
+    return f"{cells}{row.target:>8} {row.verdict:<7} {row.spread}".rstrip()
 
 
 def _number(value: float | None) -> str:
@@ -137,7 +183,7 @@ def _number(value: float | None) -> str:
 
 def document(table: list[Row], samples: Samples, about: dict[str, Any]) -> dict[str, Any]:
     """The table and all samples, for JSON."""
-    found = [{**row._asdict(), "ok": None if row.most is None else not row.missed} for row in table]
+    found = [{**row._asdict(), "ok": not row.missed if row.target else None} for row in table]
     raw = samples._asdict()
     raw["losses"] = {name: one._asdict() for name, one in samples.losses.items()}
     raw["cleaning"] = [one._asdict() for one in samples.cleaning]

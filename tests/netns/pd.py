@@ -1,5 +1,6 @@
 """pdreactor on the router of a test network, and what the tests look at."""
 
+import fcntl
 import json
 import os
 import re
@@ -34,13 +35,13 @@ TALK = str(Path(__file__).with_name("talk.py"))
 A, B = "fd5e:ed00:1234::2", "fd5e:ed00:1234:1::2"
 """The two LAN hosts."""
 OLD, NEW, THIRD = "2001:db8:4000::/58", "2001:db8:8000::/58", "2001:db8:c000::/58"
-OLD_A, OLD_B = "2001:db8:4000::2", "2001:db8:4000:1::2"
-NEW_A, NEW_B = "2001:db8:8000::2", "2001:db8:8000:1::2"
-"""What the hosts are called outside, with the first and the second prefix."""
 ISP = "2001:db8:ffff::1"
 FAR = "2001:db8:fa4::1"
 """The ISP's end of the link, and an address behind the ISP that nobody has."""
 PORT = 4242
+REJECTED = "fd5e:ed00:1234::1: Destination unreachable: Unknown code 5"
+"""What a ping from host a says when there is no usable prefix."""
+MEGABYTE = 1_000_000
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(ROOT)}
 
 BASE = """
@@ -81,6 +82,12 @@ class Variant(NamedTuple):
         """True when conntrack knows the flows."""
         return self.mode == "netmap"
 
+    @property
+    def ip6tables(self) -> str:
+        """The program for our chains; empty where there are none."""
+        return {"iptables": "ip6tables-nft", "iptables-legacy": "ip6tables-legacy"}.get(
+            self.backend, "")
+
     def put_into(self, text: str) -> str:
         """The configuration for this variant."""
         if self == Variant():
@@ -91,15 +98,21 @@ class Variant(NamedTuple):
 
 
 NFTABLES = Variant()
-NETMAP = [NFTABLES, Variant("iptables"), Variant("iptables-legacy")]
+IPTABLES = [Variant("iptables"), Variant("iptables-legacy")]
+NETMAP = [NFTABLES, *IPTABLES]
 STATELESS = Variant("nftables", "stateless")
 RFC6296 = [Variant("iptables", "rfc6296"), Variant("iptables-legacy", "rfc6296")]
 ALL = [*NETMAP, STATELESS, *RFC6296]
+EACH = [NFTABLES, IPTABLES[0], STATELESS, RFC6296[0]]
+"""Each mode with each kind of firewall: the legacy variant differs in how it is written only."""
+MODES = [NFTABLES, STATELESS, RFC6296[0]]
 
 
-def on(variants: Iterable[Variant]) -> pytest.MarkDecorator:
+def on(variants: Iterable[Variant], scope: Any = None) -> pytest.MarkDecorator:
     """Run a test that has a ``router`` with each of these."""
-    return pytest.mark.parametrize("variant", variants, ids=str)
+    marks = {variant: [] if variant == NFTABLES else [pytest.mark.variants] for variant in variants}
+    parameters = [pytest.param(one, id=str(one), marks=mark) for one, mark in marks.items()]
+    return pytest.mark.parametrize("variant", parameters, scope=scope)
 
 
 class Router:
@@ -148,9 +161,11 @@ class Router:
         document: dict[str, Any] = json.loads(self.pd("status", "--json", code=None).stdout)
         return document
 
-    def outside(self, host: str, prefix: str = OLD) -> str:
+    def outside(
+        self, host: str, prefix: str = OLD, internal: str | IPv6Network = INTERNAL
+    ) -> str:
         """What a LAN host is called outside."""
-        inside, external = IPv6Network(INTERNAL), IPv6Network(prefix)
+        inside, external = IPv6Network(internal), IPv6Network(prefix)
         if self.variant.mode == "rfc6296":
             return str(npt.translate(IPv6Address(host), inside, external))
         return str(rebase(IPv6Address(host), inside, external))
@@ -166,14 +181,41 @@ class Router:
         """Output of a command on the router."""
         return self.lab.run("router", argv, check=check, timeout=timeout).stdout
 
-    def ruleset(self) -> str:
-        """Everything in nftables but our table, as nft prints it."""
-        text = self.run("nft", "list", "ruleset")
-        return re.sub(r"^table ip6 pdreactor \{\n.*?^\}\n", "", text, flags=re.M | re.S)
+    def others(
+        self, counters: bool = True, chains: str = "pdreactor_[a-z_]+", jumps: bool = True
+    ) -> str:
+        """Everything of other people in all firewalls. Ours goes by the name of its ``chains``, and
+        plain jumps to them are ours with ``jumps``. ip6tables makes tables and built-in chains as a
+        whole and they stay: without any rule they do not count."""
+        ours = _Ours(chains, jumps)
+        options = ["-c"] if counters else []
+        listed = self.run("nft", *([] if counters else ["-s"]), "list", "ruleset")
+        saved = [line for variant in ("nft", "legacy")
+                 for line in ours.not_saved(self.run(f"ip6tables-{variant}-save", *options))]
+        return ours.not_listed(listed) + "\n".join(saved)
 
     def ours(self) -> str:
-        """Our table, or nothing."""
+        """Our nftables table, or nothing."""
         return self.run("nft", "list", "table", "ip6", "pdreactor", check=False)
+
+    def translation(self) -> str:
+        """All rules of the program that translates."""
+        if not self.variant.ip6tables:
+            return self.ours()
+        return self.run(f"{self.variant.ip6tables}-save")
+
+    def is_clean(self) -> bool:
+        """True when nothing of ours is in any firewall, under our default names."""
+        saved = [self.run(f"ip6tables-{variant}-save") for variant in ("nft", "legacy")]
+        text = self.run("nft", "list", "ruleset") + "".join(saved)
+        ours = r"^table ip6 pdreactor |^\tchain pdreactor_|^:pdreactor_|jump pdreactor_"
+        return not re.search(ours, text, re.M)
+
+    def wipe(self) -> None:
+        """Somebody takes everything out of all firewalls."""
+        flush = "ip6tables-legacy -t $table -F && ip6tables-legacy -t $table -X"
+        tables = "for table in $(cat /proc/net/ip6_tables_names); do"
+        self.run("sh", "-c", f"nft flush ruleset; {tables} {flush}; done")
 
     def flows(self, *filters: str) -> dict[str, str]:
         """The conntrack entries by their id."""
@@ -187,10 +229,13 @@ class Router:
 
     @contextmanager
     def unwritten(self) -> Iterator[None]:
-        """Nothing is written to nftables, routes, rules or the state file in this block."""
+        """Nothing is written to nftables, ip6tables, routes, rules or the state file in this
+        block. What writes to the legacy variant fails, for want of its lock."""
         rules, routes = Monitor(self.lab, NFT), Monitor(self.lab, IP)
         before = self._stat()
-        yield
+        with open(self.lab.path("router", "/run/xtables.lock"), "w", encoding="ascii") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
         assert rules.said() + routes.said() == ""
         assert self._stat() == before, "the state file was written"
 
@@ -198,6 +243,43 @@ class Router:
         """What changes with every write of the state file."""
         stat = os.stat(self.lab.path("router", STATE))
         return stat.st_mtime_ns, stat.st_ino, stat.st_size
+
+
+# ---- firewalls -----------------------------------------------------------------------------
+
+
+class _Ours(NamedTuple):
+    """What is ours in a ruleset as text: chains, by a regular expression, and plain jumps."""
+
+    chains: str
+    jumps: bool
+
+    def not_listed(self, text: str) -> str:
+        """What nft lists of others, without blank lines."""
+        for ours in (
+            r"^table ip6 pdreactor \{\n.*?^\}\n",
+            rf"^\tchain {self.chains} \{{\n.*?^\t\}}\n",
+            *[rf"^\t\tcounter( packets \d+ bytes \d+)? jump {self.chains}\n"] * self.jumps,
+            r"^\tchain [A-Z]+ \{\n\t\ttype .*policy accept;\n\t\}\n",
+            r"^\n",
+            r"^table ip6 \w+ \{\n\}\n",
+        ):
+            text = re.sub(ours, "", text, flags=re.M | (re.S if ".*?" in ours else 0))
+        return text
+
+    def not_saved(self, text: str) -> list[str]:
+        """What ip6tables-save says of others, each line with its table. Policies are counted
+        whenever a host says anything, so without what they count."""
+        jump = rf"|[A-Z]+ -j {self.chains}" if self.jumps else ""
+        ours = re.compile(rf"#.*|COMMIT|:[A-Z]+ ACCEPT .*|:{self.chains} .*|"
+                          rf"(\[\S+\] )?-A ({self.chains} .*{jump})")
+        found, table = [], ""
+        for line in text.splitlines():
+            table = line if line[:1] == "*" else table
+            if line != table and not ours.fullmatch(line):
+                policy = re.fullmatch("(:[A-Z]+ [A-Z]+) .*", line)
+                found.append(f"{table} {policy[1] if policy else line}")
+        return found
 
 
 # ---- traffic -------------------------------------------------------------------------------
@@ -225,6 +307,10 @@ class Echo:
         self.process = lab.start(host, [PYTHON, "-IS", TALK, "serve", address, str(PORT)])
         self.process.wait_output("ready")
 
+    def stop(self) -> None:
+        """End it: the port is closed."""
+        self.process.kill()
+
     def peers(self, protocol: str = "") -> list[tuple[str, int]]:
         """Address and port of each peer that it saw, in order, each once."""
         seen = [line.split() for line in self.process.output().splitlines()[1:]]
@@ -241,11 +327,22 @@ def ask(lab: Lab, host: str, protocol: str, target: str, size: int = 100, source
     return lab.run(host, argv, timeout=40).stdout.strip()
 
 
+def tell(lab: Lab, host: str, target: str, source: int) -> None:
+    """Send one datagram from that port and do not wait for an answer."""
+    lab.run(host, [PYTHON, "-IS", TALK, "tell", target, str(PORT), str(source)])
+
+
 def hold(lab: Lab, host: str, target: str) -> Process:
     """A TCP connection to an ``Echo`` that goes on talking; open when this returns."""
     process = lab.start(host, [PYTHON, "-IS", TALK, "hold", target, str(PORT)])
     process.wait_output("open")
     return process
+
+
+def end_processes(lab: Lab) -> None:
+    """Of a network that serves more than one test: end what the last one has started."""
+    for process in reversed(lab._processes):
+        process.kill()
 
 
 def dhcp(prefix: str, *, old: str = "", preferred: int = 500, valid: int = 1000) -> dict[str, str]:

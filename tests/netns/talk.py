@@ -3,6 +3,7 @@
     talk.py serve ADDRESS PORT                  echo over TCP and UDP; prints each peer it saw
     talk.py ask PROTOCOL TARGET PORT BYTES [SOURCE_PORT]
                                                 send, compare the echo, print "same" or what failed
+    talk.py tell TARGET PORT SOURCE_PORT        send one datagram
     talk.py hold TARGET PORT                    a TCP connection that says something all the time;
                                                 prints "open", each answer, and how it ended
 """
@@ -88,6 +89,13 @@ def ask(protocol: str, target: str, port: str, size: str, source: str = "0") -> 
     return "same" if echo == data else f"failed: {len(echo)} of {len(data)} bytes, or others"
 
 
+def tell(target: str, port: str, source: str) -> None:
+    """Send and leave."""
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as client:
+        client.bind(("::", int(source)))
+        client.sendto(b"word", (target, int(port)))
+
+
 def hold(target: str, port: str) -> str:
     """Talk without end; how it ended."""
     with socket.create_connection((target, int(port)), PATIENCE) as client:
@@ -105,8 +113,8 @@ def hold(target: str, port: str) -> str:
 
 def main(mode: str, *rest: str) -> None:
     """Run one mode."""
-    if mode == "serve":
-        serve(*rest)
+    if mode in ("serve", "tell"):
+        {"serve": serve, "tell": tell}[mode](*rest)
     else:
         print({"ask": ask, "hold": hold}[mode](*rest), flush=True)
 

@@ -4,25 +4,33 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.lab import SERVER, Lab
+from tests.lab import INTERNAL, SERVER, Lab
 
 from .pd import (
+    EACH,
+    IPTABLES,
     ISP,
     NEEDS_ROOT,
+    NETMAP,
     NEW,
-    NEW_A,
-    NEW_B,
     OLD,
-    OLD_A,
-    OLD_B,
+    RFC6296,
+    STATELESS,
+    A,
+    B,
     Echo,
     Router,
+    Variant,
     ask,
     dhcp,
+    on,
     reaches,
 )
 
 pytestmark = NEEDS_ROOT
+
+UPLINK = "2001:db8:ffff::2"
+"""The router's own address on the uplink."""
 
 STATEFUL = """
 table inet filter {
@@ -135,11 +143,16 @@ def through_nft(text: str) -> Callable[[Lab], None]:
     return lambda lab: lab.nft("router", text)
 
 
-def through_ip6tables(lab: Lab) -> None:
-    """Load it with ip6tables-nft, or leave the test out where that cannot be."""
-    done = lab.run("router", ["ip6tables-nft-restore"], input=IP6TABLES, check=False)
-    if done.returncode:
-        pytest.skip(f"ip6tables-nft does not work here: {done.stderr.strip()}")
+def through_ip6tables(variant: str) -> Callable[[Lab], None]:
+    """Load it with ip6tables, or leave the test out where that cannot be."""
+
+    def load(lab: Lab) -> None:
+        restore = [f"ip6tables-{variant}-restore"]
+        done = lab.run("router", restore, input=IP6TABLES, check=False)
+        if done.returncode:
+            pytest.skip(f"{restore} does not work here: {done.stderr.strip()}")
+
+    return load
 
 
 FIREWALLS: dict[str, Callable[[Lab], None]] = {
@@ -148,21 +161,14 @@ FIREWALLS: dict[str, Callable[[Lab], None]] = {
     "stateful and masquerade": through_nft(STATEFUL + MASQUERADE),
     "at our priorities": through_nft(LATE),
     "firewalld's chains": through_nft(FIREWALLD),
-    "ip6tables": through_ip6tables,
+    "ip6tables": through_ip6tables("nft"),
+    "ip6tables-legacy": through_ip6tables("legacy"),
 }
 
 
-def save(router: Router) -> str:
-    """All rules but ours, without what counts; both as nft and as ip6tables see them."""
-    text = router.run("nft", "-s", "list", "ruleset")
-    ours = router.run("nft", "-s", "list", "table", "ip6", "pdreactor", check=False)
-    rest = text.replace(ours, "") if ours else text
-    lines = router.run("ip6tables-nft-save", check=False).splitlines()
-    return rest + "\n".join(line for line in lines if not line.startswith(("#", ":")))
-
-
-def all_ways(lab: Lab, a: str, b: str) -> dict[str, object]:
+def all_ways(router: Router, prefix: str = OLD) -> dict[str, object]:
     """What is said on every way through the router, and who the servers saw."""
+    lab, b = router.lab, router.outside(B, prefix)
     outside, inside = Echo(lab, "isp"), Echo(lab, "b")
     said: dict[str, object] = {
         "out, ping": reaches(lab, "a", SERVER),
@@ -172,54 +178,125 @@ def all_ways(lab: Lab, a: str, b: str) -> dict[str, object]:
         "outside sees": outside.sources(),
         "inside sees": inside.sources(),
     }
-    outside.process.stop()
-    inside.process.stop()
+    outside.stop()
+    inside.stop()
     return said
 
 
-def right(a: str) -> dict[str, object]:
+def right(router: Router, prefix: str = OLD) -> dict[str, object]:
     """What it should be."""
+    a = router.outside(A, prefix)
     same = dict.fromkeys(("out, tcp", "in, tcp", "around, udp"), "same")
     return {"out, ping": True, **same, "outside sees": {a}, "inside sees": {ISP, a}}
 
 
-@pytest.mark.parametrize("load", FIREWALLS.values(), ids=list(FIREWALLS))
-@pytest.mark.parametrize("first", ["theirs", "ours"])
-def test_beside_another_firewall(
-    lab: Lab, router: Router, load: Callable[[Lab], None], first: str
+def masqueraded(said: dict[str, object]) -> dict[str, object]:
+    """The same when somebody else's masquerade comes first."""
+    return {**said, "outside sees": {UPLINK}}
+
+
+def works_beside(
+    router: Router,
+    load: Callable[[Lab], None],
+    expected: Callable[[dict[str, object]], dict[str, object]] = dict,
 ) -> None:
-    if first == "ours":
-        router.pd("restore")
-    load(lab)
-    before = save(router)
+    """First prefix, change, restore and flush beside this firewall, which stays as it is."""
+    load(router.lab)
+    before = router.others(counters=False)
     router.hook("BOUND6", dhcp(OLD))
-    assert all_ways(lab, OLD_A, OLD_B) == right(OLD_A)
+    assert all_ways(router) == expected(right(router))
     router.hook("RENEW6", dhcp(NEW, old=OLD))
-    assert all_ways(lab, NEW_A, NEW_B) == right(NEW_A)
+    assert all_ways(router, NEW) == expected(right(router, NEW))
     router.pd("restore")
-    assert save(router) == before
-    assert lab.count().leaked == 0
+    assert router.others(counters=False) == before
+    assert router.lab.count().leaked == 0
     with router.unwritten():
         router.pd("restore")
     router.pd("flush", "--forget")
-    assert save(router) == before
-    assert router.ours() == ""
+    assert router.others(counters=False) == before
+    assert router.is_clean()
 
 
-def test_a_firewall_that_is_reloaded_under_load_loses_nothing(lab: Lab, router: Router) -> None:
+@pytest.mark.parametrize("load", FIREWALLS.values(), ids=list(FIREWALLS))
+@pytest.mark.parametrize("first", ["theirs", "ours"])
+def test_beside_another_firewall(router: Router, load: Callable[[Lab], None], first: str) -> None:
+    if first == "ours":
+        router.pd("restore")
+    works_beside(router, load)
+
+
+@on(IPTABLES)
+@pytest.mark.parametrize("name", FIREWALLS)
+def test_ip6tables_beside_another_firewall(router: Router, name: str) -> None:
+    """Chains of nat of the same priority: the last to come is asked first."""
+    router.pd("restore")
+    works_beside(router, FIREWALLS[name], masqueraded if "masquerade" in name else dict)
+
+
+# ---- modes that conntrack does not know of -----------------------------------------------------
+
+UNTRACKED = [STATELESS, *RFC6296]
+
+
+def stateful(variant: Variant) -> str:
+    """The stateful firewall as it has to be for the mode."""
+    return STATEFUL.replace("ct status dnat accept", {
+        "netmap": "ct status dnat accept",
+        "stateless": f"ip6 daddr {INTERNAL} accept",
+        "rfc6296": "ct state untracked accept",
+    }[variant.mode]).replace("iif lo accept", {
+        "netmap": "iif lo accept",
+        "stateless": "iif lo accept",
+        "rfc6296": "ct state untracked accept",
+    }[variant.mode])
+
+
+@on(UNTRACKED)
+def test_beside_a_stateful_firewall(lab: Lab, router: Router) -> None:
+    """It drops what conntrack calls invalid: there must be no such packet."""
+    works_beside(router, through_nft(stateful(router.variant)))
+    router.set(OLD)
+    a, b = router.outside(A), router.outside(B)
+    assert reaches(lab, "isp", a) and reaches(lab, "a", b) and reaches(lab, "router", b)
+    for host, target in (("a", SERVER), ("isp", a), ("a", b), ("a", a), ("router", a)):
+        for protocol in ("udp", "tcp"):
+            assert ask(lab, host, protocol, target) == "failed: Connection refused"
+    Echo(lab, "b")
+    for protocol in ("udp", "tcp"):
+        assert ask(lab, "a", protocol, b, 100_000, source=30001) == "same"
+        flows = router.flows("-p", protocol, "--orig-port-src", "30001")
+        assert len(flows) == (router.variant == STATELESS)
+        assert all(f"src={A} dst={B} " in flow for flow in flows.values())
+
+
+@on(UNTRACKED)
+def test_a_stateful_firewall_that_does_not_know_the_mode(lab: Lab, router: Router) -> None:
+    """Mode stateless: nothing comes in by itself. Mode rfc6296: nothing passes."""
     lab.nft("router", STATEFUL)
+    router.set(OLD)
+    assert reaches(lab, "a", SERVER) == (router.variant == STATELESS)
+    assert not reaches(lab, "isp", router.outside(A))
+    assert not reaches(lab, "a", router.outside(B))
+
+
+@on(EACH)
+def test_a_firewall_that_is_reloaded_under_load_loses_nothing(lab: Lab, router: Router) -> None:
+    firewall = stateful(router.variant)
+    lab.nft("router", firewall)
     router.set(OLD)
     lab.conntrack_timeout(2)
     flows = lab.start_flows()
     for _ in range(20):
-        lab.nft("router", "table inet filter\ndelete table inet filter\n" + STATEFUL)
+        lab.nft("router", "table inet filter\ndelete table inet filter\n" + firewall)
         router.pd("restore")
     sent = flows.stop()
     lab.wait(lambda: lab.count().arrived >= sent.sent, 5, "all packets")
     assert lab.count().leaked == 0
 
 
+@on(EACH)
 def test_masquerade_of_others_goes_on(lab: Lab, router: Router) -> None:
+    """Mode stateless: it comes first for everything that it matches."""
     lab.nft("router", MASQUERADE)
     router.set(OLD)
     lab.run("b", ["ip", "addr", "flush", "dev", "eth0", "scope", "global"])
@@ -228,12 +305,15 @@ def test_masquerade_of_others_goes_on(lab: Lab, router: Router) -> None:
     lab.run("b", ["ip", "-6", "route", "replace", "default", "via", "fd99::1"])
     echo = Echo(lab, "isp", SERVER)
     assert ask(lab, "b", "tcp", SERVER) == ask(lab, "a", "tcp", SERVER) == "same"
-    assert echo.sources() == {"2001:db8:ffff::2", OLD_A}
+    a = UPLINK if router.variant == STATELESS else router.outside(A)
+    assert echo.sources() == {UPLINK, a}
+    assert lab.count().leaked == 0
 
 
+@on(NETMAP)
 def test_a_packet_that_a_firewall_drops_stays_dropped(lab: Lab, router: Router) -> None:
     lab.nft("router", STATEFUL.replace("ct status dnat accept", ""))
     router.set(OLD)
-    assert not reaches(lab, "isp", OLD_A)
-    assert not reaches(lab, "a", OLD_B)
+    assert not reaches(lab, "isp", router.outside(A))
+    assert not reaches(lab, "a", router.outside(B))
     assert reaches(lab, "a", SERVER)

@@ -5,11 +5,9 @@ from tests.lab import SERVER, Lab
 from .pd import (
     ISP,
     NEEDS_ROOT,
+    NETMAP,
     NEW,
-    NEW_A,
     OLD,
-    OLD_A,
-    OLD_B,
     A,
     B,
     Echo,
@@ -18,9 +16,10 @@ from .pd import (
     config,
     dhcp,
     hold,
+    on,
 )
 
-pytestmark = NEEDS_ROOT
+pytestmark = [*NEEDS_ROOT, on(NETMAP)]
 
 MASQUERADE = """
 table inet user {
@@ -36,13 +35,13 @@ table inet user {
 """
 
 
-def one_flow_each(lab: Lab) -> None:
+def one_flow_each(lab: Lab, router: Router) -> None:
     """Every kind of flow there is; each answered once."""
     for host in ("isp", "a", "b"):
         Echo(lab, host)
     assert ask(lab, "a", "udp", SERVER, source=1001) == "same"  # ours, outbound
-    assert ask(lab, "isp", "udp", OLD_A, source=1002) == "same"  # ours, inbound
-    assert ask(lab, "a", "udp", OLD_B, source=1003) == "same"  # ours, hairpin
+    assert ask(lab, "isp", "udp", router.outside(A), source=1002) == "same"  # ours, inbound
+    assert ask(lab, "a", "udp", router.outside(B), source=1003) == "same"  # ours, hairpin
     assert ask(lab, "a", "udp", B, source=1004) == "same"  # LAN to LAN
     assert ask(lab, "router", "udp", SERVER, source=1005) == "same"
     assert ask(lab, "router", "udp", A, source=1006) == "same"
@@ -57,7 +56,7 @@ def one_flow_each(lab: Lab) -> None:
 def test_only_the_old_prefixes_outbound_flows_are_removed(lab: Lab, router: Router) -> None:
     lab.nft("router", MASQUERADE)
     router.set(OLD)
-    one_flow_each(lab)
+    one_flow_each(lab, router)
     before = router.flows()
     assert len(before) == 7
     router.set(NEW)
@@ -79,7 +78,7 @@ def test_marks_of_others_are_preserved(lab: Lab, router: Router) -> None:
     assert mark & 0x0FF00000
     router.set(NEW)
     assert ask(lab, "a", "udp", SERVER) == "same"
-    assert echo.sources() == {OLD_A, NEW_A}
+    assert echo.sources() == {router.outside(A), router.outside(A, NEW)}
 
 
 def test_the_mask_decides_which_bits_are_ours(lab: Lab, router: Router) -> None:
@@ -106,7 +105,7 @@ def test_ten_thousand_foreign_flows_are_left_alone(lab: Lab, router: Router) -> 
 def test_inbound_flows_of_a_superseded_prefix_are_kept(lab: Lab, router: Router) -> None:
     router.set(OLD)
     Echo(lab, "a")
-    connection = hold(lab, "isp", OLD_A)
+    connection = hold(lab, "isp", router.outside(A))
     (flow,) = router.flows("-p", "tcp")
     router.set(NEW)
     said = len(connection.output())
@@ -119,7 +118,7 @@ def test_a_release_removes_all_flows_of_the_prefix_and_no_others(
 ) -> None:
     lab.nft("router", MASQUERADE)
     router.hook("BOUND6", dhcp(OLD))
-    one_flow_each(lab)
+    one_flow_each(lab, router)
     before = router.flows()
     router.hook("RELEASE6")
     after = router.flows()
@@ -147,7 +146,7 @@ def test_more_prefixes_than_generations(lab: Lab, router: Router) -> None:
 def test_flush_removes_the_flows_that_it_stops_translating(lab: Lab, router: Router) -> None:
     lab.nft("router", MASQUERADE)
     router.set(OLD)
-    one_flow_each(lab)
+    one_flow_each(lab, router)
     before = router.flows()
     router.pd("flush")
     after = router.flows()
@@ -163,7 +162,7 @@ def test_a_cleaning_that_was_cut_off_is_finished_by_the_next_pass(
     assert ask(lab, "a", "udp", SERVER) == "same"
     (old,) = router.flows("-d", SERVER)
     call = router.start("set", "wan", NEW)
-    lab.wait(lambda: NEW in router.ours() or not call.running, 5, "the rules")
+    lab.wait(lambda: NEW in router.translation() or not call.running, 5, "the rules")
     call.kill()
     router.pd("restore")
     assert old not in router.flows()

@@ -6,16 +6,21 @@ from tests.lab import POOLS, SERVER, Lab, Pool
 from tests.lab.servers import DHCPCD, DHCPCD_CONF, HOOK_DIRECTORY
 
 from .pd import (
+    ALL,
+    EACH,
     NEEDS_ROOT,
+    NETMAP,
     NEW,
-    NEW_A,
     OLD,
-    OLD_A,
+    REJECTED,
     ROOT,
+    A,
+    B,
     Echo,
     Router,
     ask,
     config,
+    on,
     ping,
     reaches,
 )
@@ -26,7 +31,6 @@ PREFIX = "/var/lib/installed"
 HOOK = f"{HOOK_DIRECTORY}/60-pdreactor"
 CONF = DHCPCD_CONF.format(interface="eth0")
 SCRIPT = f"script {PREFIX}/sbin/pdreactor-hook\n"
-REJECTED = "fd5e:ed00:1234::1: Destination unreachable: Unknown code 5"
 
 
 @pytest.fixture
@@ -52,25 +56,37 @@ def has(router: Router, **prefixes: str) -> None:
     router.lab.wait(lambda: router.pd("plan", code=None).returncode == 0, 5, "the rules")
 
 
-def test_the_prefix_follows_the_lease(lab: Lab, installed: Router, dhcpcd_conf: str) -> None:
+def follows_the_lease(router: Router, dhcpcd_conf: str) -> None:
+    """Bound, renumbered, released."""
+    lab, old, new = router.lab, router.outside(A), router.outside(A, NEW)
     echo = Echo(lab, "isp", SERVER)
     lab.start_kea(Pool())
     lab.start_dhcpcd(dhcpcd_conf)
-    has(installed, old="current")
+    has(router, old="current")
     assert ask(lab, "a", "tcp", SERVER) == "same"
-    assert reaches(lab, "isp", OLD_A)
+    assert reaches(lab, "isp", old)
     lab.renumber(POOLS[1])
     lab.dhcpcd_renew()
-    has(installed, new="current")
+    has(router, new="current")
     assert ask(lab, "a", "tcp", SERVER) == "same"
-    assert reaches(lab, "isp", NEW_A) and not reaches(lab, "isp", OLD_A)
-    assert echo.sources() == {OLD_A, NEW_A}
-    installed.run(DHCPCD, "-k", "eth0")
-    has(installed)
+    assert reaches(lab, "isp", new) and not reaches(lab, "isp", old)
+    assert echo.sources() == {old, new}
+    router.run(DHCPCD, "-k", "eth0")
+    has(router)
     assert ping(lab, "a", SERVER) == REJECTED
     assert lab.count().leaked == 0
 
 
+def test_the_prefix_follows_the_lease(installed: Router, dhcpcd_conf: str) -> None:
+    follows_the_lease(installed, dhcpcd_conf)
+
+
+@on(ALL[1:])
+def test_the_prefix_follows_the_lease_in_every_mode(installed: Router) -> None:
+    follows_the_lease(installed, CONF)
+
+
+@on(EACH)
 def test_renumbering_under_load(lab: Lab, installed: Router) -> None:
     lab.start_kea(Pool())
     lab.start_dhcpcd(CONF)
@@ -99,6 +115,7 @@ def test_a_stop_keeps_the_prefix(lab: Lab, installed: Router) -> None:
     assert len(installed.routes("exact", OLD, "type", "unreachable")) == 1
 
 
+@on(EACH)
 def test_the_unreachable_route_of_dhcpcd_is_not_doubled(lab: Lab, installed: Router) -> None:
     lab.start_kea(Pool())
     lab.start_dhcpcd(CONF)
@@ -106,7 +123,8 @@ def test_the_unreachable_route_of_dhcpcd_is_not_doubled(lab: Lab, installed: Rou
     installed.pd("restore")
     routes = installed.routes("exact", OLD, "type", "unreachable")
     assert len(routes) == 1, routes
-    assert reaches(lab, "router", OLD_A) and reaches(lab, "a", OLD_A)
+    a, b = installed.outside(A), installed.outside(B)
+    assert reaches(lab, "router", a) and reaches(lab, "a", b)
 
 
 def test_the_next_start_uses_what_was_learned(lab: Lab, installed: Router) -> None:
@@ -119,6 +137,7 @@ def test_the_next_start_uses_what_was_learned(lab: Lab, installed: Router) -> No
     assert reaches(lab, "a", SERVER)
 
 
+@on(NETMAP)
 def test_in_the_background_without_stderr(lab: Lab, installed: Router) -> None:
     lab.start_kea(Pool())
     lab.write("router", "/etc/dhcpcd.conf", CONF)
@@ -197,10 +216,11 @@ def test_without_a_configuration_the_hook_is_silent(lab: Lab, installed: Router)
     assert installed.ours() == ""
 
 
+@on(EACH)
 def test_uninstall_leaves_nothing(lab: Lab, installed: Router) -> None:
     installed.set(OLD)
     installed.pd("flush", "--forget")
     installed.run("make", "-sC", str(ROOT), "uninstall", f"PREFIX={PREFIX}", "SYSTEMD=no")
     places = (PREFIX, HOOK_DIRECTORY, "/var/lib/pdreactor")
     assert installed.run("find", *places, "-name", "*pdreactor*", check=False) == ""
-    assert installed.ours() == "" and not installed.routes("proto", "157")
+    assert installed.is_clean() and not installed.routes("proto", "157")

@@ -12,21 +12,30 @@ import pytest
 from tests.lab import SERVER, Lab
 
 from .pd import (
+    ALL,
+    EACH,
     ENVIRONMENT,
+    IPTABLES,
     ISP,
     NEEDS_ROOT,
+    NETMAP,
     NEW,
+    NFTABLES,
     OLD,
-    OLD_A,
-    OLD_B,
+    REJECTED,
+    RFC6296,
     STATE,
+    STATELESS,
     THIRD,
     A,
+    B,
     Echo,
     Router,
+    Variant,
     ask,
     config,
     dhcp,
+    on,
     ping,
     python,
     reaches,
@@ -35,7 +44,6 @@ from .pd import (
 pytestmark = NEEDS_ROOT
 
 LEGACY = "/run/ipv6-pd/current_prefix"
-REJECTED = "fd5e:ed00:1234::1: Destination unreachable: Unknown code 5"
 
 
 @pytest.fixture
@@ -45,19 +53,21 @@ def settled(router: Router) -> Router:
     return router
 
 
-def whole(lab: Lab) -> bool:
+def whole(router: Router) -> bool:
     """Out, in and around."""
+    lab, a, b = router.lab, router.outside(A), router.outside(B)
     return (
         reaches(lab, "a", SERVER)
-        and reaches(lab, "isp", OLD_A)
-        and reaches(lab, "a", OLD_B)
-        and reaches(lab, "router", OLD_B)
+        and reaches(lab, "isp", a)
+        and reaches(lab, "a", b)
+        and reaches(lab, "router", b)
     )
 
 
 # ---- nothing to do, nothing done -------------------------------------------------------------
 
 
+@on(ALL)
 def test_a_second_pass_writes_nothing(lab: Lab, settled: Router) -> None:
     settled.set(NEW)
     settled.pd("restore")
@@ -68,8 +78,9 @@ def test_a_second_pass_writes_nothing(lab: Lab, settled: Router) -> None:
         settled.pd("status")
 
 
+@on(EACH)
 def test_looking_writes_nothing_even_with_changes_pending(lab: Lab, settled: Router) -> None:
-    settled.run("nft", "flush", "ruleset")
+    settled.wipe()
     with settled.unwritten():
         assert "create table" in settled.pd("plan", code=1).stdout
         settled.pd("status", code=1)
@@ -138,41 +149,88 @@ DAMAGE = {
 }
 
 
+OF_STATELESS = {
+    "a rule in front": does("nft insert rule ip6 pdreactor outward accept"),
+    "a chain flushed": does("nft flush chain ip6 pdreactor inward"),
+    "a chain of corrections flushed": does("nft flush chain ip6 pdreactor settle"),
+    "a rewriting chain flushed": does(
+        "nft flush chain ip6 pdreactor $(nft list chains ip6 | grep -o 'send-[^ ]*' | head -1)"
+    ),
+    "a map emptied": does("nft flush map ip6 pdreactor take-wan-0.1"),
+    "another chain": DAMAGE["another chain"],
+    "the table deleted": DAMAGE["the table deleted"],
+}
+OF_IP6TABLES = {
+    "a rule deleted": "-D pdreactor_dnat 4",
+    "a rule in front": "-I pdreactor_dnat -j ACCEPT",
+    "a rule behind": "-A pdreactor_dnat_out -j RETURN",
+    "a chain flushed": "-F pdreactor_dnat",
+    "a jump deleted": "-D PREROUTING -j pdreactor_dnat",
+    "a jump twice": "-A PREROUTING -j pdreactor_dnat",
+    "everything flushed": "-F",
+    "everything deleted": "-F && {ip6tables} -X",
+}
+
+
+def is_repaired(router: Router) -> bool:
+    """After some damage: it is seen, and ``restore`` makes all as it should be."""
+    router.pd("plan", code=1)
+    router.pd("restore")
+    return whole(router) and router.status()["ok"] and router.lab.count().leaked == 0
+
+
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=list(DAMAGE))
-def test_restore_repairs(lab: Lab, settled: Router, damage: Callable[[Router], None]) -> None:
+def test_restore_repairs(settled: Router, damage: Callable[[Router], None]) -> None:
     damage(settled)
-    settled.pd("plan", code=1)
     assert settled.status()["ok"] is False
-    settled.pd("restore")
-    assert whole(lab)
-    assert settled.status()["ok"] is True
-    assert lab.count().leaked == 0
+    assert is_repaired(settled)
     with settled.unwritten():
         settled.pd("restore")
+
+
+@on([STATELESS])
+def test_restore_repairs_mode_stateless(settled: Router) -> None:
+    for name, damage in OF_STATELESS.items():
+        damage(settled)
+        assert is_repaired(settled), name
+
+
+@on([*IPTABLES, RFC6296[0]])
+def test_restore_repairs_the_chains_of_ip6tables(settled: Router) -> None:
+    for table in ("nat",) if settled.variant.tracked else ("mangle", "raw"):
+        ip6tables = f"{settled.variant.ip6tables} -t {table}"
+        for name, arguments in OF_IP6TABLES.items():
+            settled.run("sh", "-c", f"{ip6tables} {arguments.format(ip6tables=ip6tables)}")
+            assert is_repaired(settled), f"{table}: {name}"
+    settled.run("nft", "delete", "table", "ip6", "pdreactor")
+    assert is_repaired(settled), "the guard"
 
 
 FIREWALL = "table inet fw { chain c { type filter hook forward priority 0; ct state new; }; }"
 """As soon as a firewall looks at the state of flows, conntrack remembers them."""
 
 
+@on(NETMAP)
 def test_flows_that_began_during_a_flush_are_moved_by_restore(lab: Lab, settled: Router) -> None:
     lab.isp_route("fd5e:ed00:1234::/58")  # or there would be no answers to the wrong source
     lab.start_echo()
-    settled.run("nft", "flush", "ruleset")
+    settled.wipe()
     lab.nft("router", FIREWALL)
     flow = lab.start_running_flow(interval_ms=5)
     lab.wait(lambda: f"dst={A} " in "".join(settled.flows("-p", "udp").values()), 5, "a stray flow")
     settled.pd("restore")
-    lab.wait(lambda: OLD_A in "".join(settled.flows("-p", "udp").values()), 5, "it to move")
-    assert list(flow.stop().sources) == [A, OLD_A]
+    external = settled.outside(A)
+    lab.wait(lambda: external in "".join(settled.flows("-p", "udp").values()), 5, "it to move")
+    assert list(flow.stop().sources) == [A, external]
 
 
+@on(NETMAP)
 def test_flows_to_a_bypass_survive_a_repair(lab: Lab, router: Router) -> None:
     router.configure(config(uplink=f'bypass = ["{ISP}/128"]'))
     router.set(OLD)
     lab.isp_route("fd5e:ed00:1234::/58")
     Echo(lab, "isp")
-    router.run("nft", "flush", "ruleset")
+    router.wipe()
     lab.nft("router", FIREWALL)
     assert ask(lab, "a", "udp", ISP, source=1001) == "same"
     (before,) = router.flows("-d", ISP)
@@ -180,14 +238,16 @@ def test_flows_to_a_bypass_survive_a_repair(lab: Lab, router: Router) -> None:
     assert list(router.flows("-d", ISP)) == [before]
 
 
+@on(ALL)
 def test_boot_restores_from_the_state_file(lab: Lab, settled: Router) -> None:
     settled.pd("flush")
-    assert settled.ours() == ""
+    assert settled.is_clean()
     assert not settled.routes("proto", "157")
     settled.pd("restore")
-    assert whole(lab)
+    assert whole(settled)
 
 
+@on(EACH)
 def test_restore_before_the_interface_is_there(lab: Lab, router: Router) -> None:
     router.configure(config().replace('"eth0"', '"ppp0"'))
     router.set(OLD)
@@ -205,14 +265,15 @@ def test_restore_before_anything_was_learned_only_guards(lab: Lab, router: Route
     router.pd("status", code=1)
 
 
+@on(ALL)
 def test_flush_leaves_nothing_and_no_state_when_told_so(lab: Lab, settled: Router) -> None:
     Echo(lab, "isp", SERVER)
     rules = settled.run("ip", "-6", "rule")
     assert ask(lab, "a", "udp", SERVER) == "same"
     settled.pd("flush", "--forget")
-    assert settled.ruleset() == settled.ours() == ""
+    assert settled.is_clean() and settled.others() == ""
     assert not settled.routes("proto", "157") and settled.run("ip", "-6", "rule") != rules
-    assert not [line for line in settled.flows().values() if OLD_A in line]
+    assert not [line for line in settled.flows().values() if settled.outside(A) in line]
     assert not lab.path("router", STATE).exists()
 
 
@@ -226,7 +287,7 @@ def test_the_state_before_counts_when_the_file_is_damaged(
     done = settled.pd("restore")
     assert "damaged" in done.stderr
     assert lab.read("router", STATE + ".damaged") == text
-    assert whole(lab)
+    assert whole(settled)
     assert settled.prefixes() == {OLD: "current"}
 
 
@@ -243,6 +304,7 @@ def test_without_any_state_the_next_event_brings_the_prefix(lab: Lab, settled: R
 # ---- at the same time --------------------------------------------------------------------------
 
 
+@on(EACH)
 def test_many_hooks_at_once_end_in_the_right_state(lab: Lab, settled: Router) -> None:
     calls = []
     for number in range(16):
@@ -256,10 +318,11 @@ def test_many_hooks_at_once_end_in_the_right_state(lab: Lab, settled: Router) ->
     settled.pd("plan")
     assert settled.status()["ok"]
     current = next(p for p, state in settled.prefixes().items() if state == "current")
-    assert reaches(lab, "isp", current.replace("/58", "2"))
-    assert f": {current}" in settled.ours()
+    assert reaches(lab, "isp", settled.outside(A, current))
+    assert current in settled.translation()
 
 
+@on(EACH)
 def test_an_event_during_a_long_pass_is_not_lost(lab: Lab, settled: Router) -> None:
     path = lab.path("router", "/var/lib/pdreactor/pass.lock")
     lock = os.open(path, os.O_RDWR)
@@ -269,13 +332,14 @@ def test_an_event_during_a_long_pass_is_not_lost(lab: Lab, settled: Router) -> N
         lab.wait(lambda: NEW in lab.read("router", STATE), 10, "the event to be written")
         calls[0].signal(signal.SIGKILL)  # dhcpcd has lost patience
         calls[0].wait()
-        assert OLD in settled.ours() and NEW not in settled.ours()
+        assert OLD in settled.translation() and NEW not in settled.translation()
     finally:
         os.close(lock)
     assert calls[1].wait() == 0
-    assert reaches(lab, "isp", NEW.replace("/58", "2"))
+    assert reaches(lab, "isp", settled.outside(A, NEW))
 
 
+@on(EACH)
 def test_a_killed_pass_leaves_one_of_both_prefixes(lab: Lab, settled: Router) -> None:
     prefixes = [NEW, OLD, THIRD]
     for number in range(12):
@@ -287,7 +351,8 @@ def test_a_killed_pass_leaves_one_of_both_prefixes(lab: Lab, settled: Router) ->
         assert reaches(lab, "a", SERVER), f"after {number * 20} ms"
     settled.pd("restore")
     assert settled.status()["ok"]
-    assert settled.ours().count("map out-") == 1
+    assert settled.ours().count("map out-") == (settled.variant == NFTABLES)
+    settled.pd("plan")
     assert lab.count().leaked == 0
 
 
@@ -370,7 +435,7 @@ def shell_script(lab: Lab, router: Router) -> Router:
 
 def test_the_shell_scripts_prefix_is_read_once(lab: Lab, shell_script: Router) -> None:
     shell_script.pd("restore")
-    assert whole(lab)
+    assert whole(shell_script)
     assert shell_script.prefixes() == {OLD: "current"}
     shell_script.hook("BOUND6", dhcp(NEW))
     lab.write("router", LEGACY, THIRD)
@@ -390,10 +455,12 @@ def test_what_is_no_prefix_in_the_shell_scripts_file_is_ignored(
     assert router.prefixes() == {}
 
 
-def test_the_shell_scripts_internal_prefix_works_with_a_warning() -> None:
+@on(EACH)
+def test_the_shell_scripts_internal_prefix_works_with_a_warning(variant: Variant) -> None:
     with Lab(internal="fc::/58") as lab:
-        router = Router(lab, config(internal="fc::/58"))
+        router = Router(lab, config(internal="fc::/58"), variant)
         assert "fc::/58" in router.pd("check").stdout
         router.set(OLD)
-        assert reaches(lab, "a", SERVER) and reaches(lab, "isp", OLD_A)
+        external = router.outside("fc::2", internal="fc::/58")
+        assert reaches(lab, "a", SERVER) and reaches(lab, "isp", external)
         assert lab.count().leaked == 0

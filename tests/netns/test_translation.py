@@ -8,22 +8,27 @@ import pytest
 from tests.lab import INTERNAL, SERVER, Lab
 
 from .pd import (
+    ALL,
+    EACH,
     FAR,
     ISP,
+    MEGABYTE,
     NEEDS_ROOT,
+    NETMAP,
     NEW,
-    NEW_A,
-    NEW_B,
     OLD,
-    OLD_A,
-    OLD_B,
+    REJECTED,
+    RFC6296,
+    STATELESS,
     A,
     B,
     Echo,
     Router,
+    Variant,
     ask,
     config,
     dhcp,
+    on,
     ping,
     reaches,
 )
@@ -31,8 +36,6 @@ from .pd import (
 pytestmark = NEEDS_ROOT
 
 ISP_2 = "2001:db8:fffe::1"
-REJECTED = "fd5e:ed00:1234::1: Destination unreachable: Unknown code 5"
-MEGABYTE = 1_000_000
 
 
 @pytest.fixture
@@ -42,157 +45,37 @@ def translated(router: Router) -> Router:
     return router
 
 
-# ---- out and in ------------------------------------------------------------------------------
+def link_local(lab: Lab, machine: str, interface: str) -> str:
+    """Its address that needs no ISP."""
+    show = ["ip", "-6", "-br", "addr", "show", "dev", interface, "scope", "link"]
+    return lab.run(machine, show).stdout.split()[2].split("/")[0]
 
 
-def test_lan_hosts_leave_with_the_delegated_prefix(lab: Lab, translated: Router) -> None:
-    echo = Echo(lab, "isp")
-    assert reaches(lab, "a", SERVER)
-    assert ask(lab, "a", "udp", SERVER) == ask(lab, "b", "tcp", SERVER) == "same"
-    assert echo.sources() == {translated.outside(A), translated.outside(B)}
-    assert lab.count().leaked == 0
-
-
-def test_the_world_reaches_lan_hosts_by_their_external_addresses(
-    lab: Lab, translated: Router
-) -> None:
-    echo = Echo(lab, "a")
-    assert reaches(lab, "isp", translated.outside(A)) and reaches(lab, "isp", translated.outside(B))
-    assert ask(lab, "isp", "udp", translated.outside(A)) == ask(lab, "isp", "tcp", translated.outside(A)) == "same"
-    assert echo.sources() == {ISP}
-    assert lab.count().leaked == 0
-
-
-@pytest.mark.parametrize(
-    ("client", "server", "target"), [("a", "isp", SERVER), ("isp", "a", OLD_A)]
-)
-def test_a_megabyte_passes_both_ways(
-    lab: Lab, translated: Router, client: str, server: str, target: str
-) -> None:
-    Echo(lab, server)
-    assert ask(lab, client, "tcp", target, MEGABYTE) == "same"
-    assert ask(lab, client, "udp", target, 50_000) == "same"
-
-
-def test_source_ports_are_kept(lab: Lab, translated: Router) -> None:
-    echo = Echo(lab, "isp", SERVER)
-    assert ask(lab, "a", "udp", SERVER, source=30001) == "same"
-    assert ask(lab, "b", "udp", SERVER, source=30001) == "same"
-    assert ask(lab, "a", "tcp", SERVER, source=30002) == "same"
-    assert echo.peers() == [(translated.outside(A), 30001), (translated.outside(B), 30001), (translated.outside(A), 30002)]
-
-
-# ---- ICMPv6 errors ---------------------------------------------------------------------------
-
-
-def far(lab: Lab) -> None:
-    """One more link, behind the ISP."""
-    lab.run("isp", ["ip", "link", "add", "far", "type", "veth", "peer", "name", "farther"])
-    for interface in ("far", "farther"):
-        lab.run("isp", ["ip", "link", "set", interface, "up"])
-    lab.run("isp", ["ip", "-6", "route", "add", FAR, "dev", "far"])
-
-
-def test_a_hop_that_ends_is_reported_to_the_lan_host(lab: Lab, translated: Router) -> None:
-    far(lab)
-    assert ping(lab, "a", FAR, "-t2") == f"{ISP}: Time exceeded: Hop limit"
-    assert ping(lab, "a", FAR, "-t1") == "fd5e:ed00:1234::1: Time exceeded: Hop limit"
-
-
-def test_an_address_that_nobody_has_is_reported_to_the_lan_host(
-    lab: Lab, translated: Router
-) -> None:
-    assert ping(lab, "a", FAR).startswith(f"{ISP}: Destination unreachable")
-
-
-def narrow(lab: Lab, machine: str, interface: str) -> None:
-    """Less than Ethernet's MTU."""
-    lab.run(machine, ["ip", "link", "set", interface, "mtu", "1300"])
-
-
-def learned_mtu(lab: Lab, host: str, target: str) -> bool:
-    """True when path MTU discovery has told the host of the narrow link."""
-    route = lab.run(host, ["ip", "-6", "route", "get", target]).stdout
-    return "mtu 1300" in route
-
-
-def test_a_lan_host_learns_the_path_mtu_from_a_far_router(lab: Lab, translated: Router) -> None:
-    far(lab)
-    narrow(lab, "isp", "far")
-    assert ping(lab, "a", FAR, "-s1400", "-Mdo") == f"{ISP}: Packet too big: mtu=1300"
-    assert learned_mtu(lab, "a", FAR)
-
-
-def test_a_far_host_learns_the_path_mtu_into_the_lan(lab: Lab, translated: Router) -> None:
-    narrow(lab, "router", "lan0")
-    Echo(lab, "a")
-    assert ask(lab, "isp", "tcp", translated.outside(A), MEGABYTE) == "same"
-    assert learned_mtu(lab, "isp", translated.outside(A))
-
-
-def test_a_lan_host_learns_the_mtu_of_the_uplink(lab: Lab, translated: Router) -> None:
-    narrow(lab, "router", "eth0")
-    assert ping(lab, "a", SERVER, "-s1400", "-Mdo").endswith("Packet too big: mtu=1300")
-    assert learned_mtu(lab, "a", SERVER)
-
-
-def test_closed_ports_are_reported_both_ways(lab: Lab, translated: Router) -> None:
-    for host, target in (("a", SERVER), ("isp", translated.outside(A)), ("a", translated.outside(B))):
-        for protocol in ("udp", "tcp"):
-            assert ask(lab, host, protocol, target) == "failed: Connection refused"
-
-
-def test_hops_into_the_lan_are_reported_to_the_world(lab: Lab, translated: Router) -> None:
-    assert ping(lab, "isp", translated.outside(A), "-t1").endswith("Time exceeded: Hop limit")
-    assert "unreachable" in ping(lab, "isp", "2001:db8:4000::99", "-W5").lower()
-
-
+@on(EACH)
 def test_a_router_without_an_address_on_the_uplink(lab: Lab, translated: Router) -> None:
     """Many ISPs delegate a prefix and number no link."""
-    shown = lab.run("isp", ["ip", "-6", "-br", "addr", "show", "dev", "wan", "scope", "link"])
-    upstream = shown.stdout.split()[2].split("/")[0]
-    shown = lab.run("router", ["ip", "-6", "-br", "addr", "show", "dev", "eth0", "scope", "link"])
-    here = shown.stdout.split()[2].split("/")[0]
+    a, b = translated.outside(A), translated.outside(B)
+    upstream, here = link_local(lab, "isp", "wan"), link_local(lab, "router", "eth0")
     translated.run("ip", "-6", "addr", "flush", "dev", "eth0", "scope", "global")
     translated.run("ip", "-6", "route", "replace", "default", "via", upstream, "dev", "eth0")
     lab.run("isp", ["ip", "-6", "route", "replace", OLD, "via", here, "dev", "wan"])
-    narrow(lab, "router", "lan0")
+    lab.run("router", ["ip", "link", "set", "lan0", "mtu", "1300"])
     echo = Echo(lab, "isp", SERVER)
     Echo(lab, "a")
     for host in ("router", "a"):  # these neighbours have to be found first
         lab.wait(lambda host=host: reaches(lab, host, SERVER), 10, f"a way out for {host}")
     assert ask(lab, "router", "udp", SERVER) == ask(lab, "a", "udp", SERVER) == "same"
-    routers_own = {"2001:db8:4000::1", "2001:db8:4000:1::1"}
-    assert translated.outside(A) in echo.sources() and echo.sources() & routers_own
+    routers_own = {translated.outside(f"fd5e:ed00:1234:{lan}::1") for lan in "01"}
+    assert a in echo.sources() and echo.sources() & routers_own
     assert len(echo.sources()) == 2
-    assert ask(lab, "isp", "tcp", translated.outside(A), MEGABYTE) == "same"
-    assert ping(lab, "isp", translated.outside(A), "-t1").endswith("Time exceeded: Hop limit")
-    assert reaches(lab, "a", translated.outside(B)) and reaches(lab, "router", translated.outside(B))
+    if translated.variant.mode != "rfc6296":  # there the router's errors are not understood
+        assert ask(lab, "isp", "tcp", a, MEGABYTE) == "same"
+        assert ping(lab, "isp", a, "-t1").endswith("Time exceeded: Hop limit")
+    assert reaches(lab, "a", b) and reaches(lab, "router", b)
     assert not seen_at_isp(lab)
 
 
 # ---- hairpin ---------------------------------------------------------------------------------
-
-
-def test_lan_hosts_reach_each_other_by_external_addresses(lab: Lab, translated: Router) -> None:
-    echo = Echo(lab, "b")
-    assert reaches(lab, "a", translated.outside(B))
-    assert ask(lab, "a", "tcp", translated.outside(B), MEGABYTE) == ask(lab, "a", "udp", translated.outside(B)) == "same"
-    assert echo.sources() == {translated.outside(A)}
-
-
-def test_a_lan_host_reaches_itself_by_its_external_address(lab: Lab, translated: Router) -> None:
-    echo = Echo(lab, "a")
-    assert reaches(lab, "a", translated.outside(A))
-    assert ask(lab, "a", "tcp", translated.outside(A)) == ask(lab, "a", "udp", translated.outside(A)) == "same"
-    assert echo.sources() == {translated.outside(A)}
-
-
-def test_the_router_reaches_lan_hosts_by_external_addresses(lab: Lab, translated: Router) -> None:
-    Echo(lab, "a")
-    assert translated.routes("type", "unreachable", "exact", OLD)
-    assert reaches(lab, "router", translated.outside(A)) and reaches(lab, "router", translated.outside(B))
-    assert ask(lab, "router", "tcp", translated.outside(A), MEGABYTE) == ask(lab, "router", "udp", translated.outside(A)) == "same"
 
 
 def test_the_router_reaches_lan_hosts_beside_dhcpcds_route(lab: Lab, router: Router) -> None:
@@ -201,47 +84,28 @@ def test_the_router_reaches_lan_hosts_beside_dhcpcds_route(lab: Lab, router: Rou
     assert reaches(lab, "router", router.outside(A))
 
 
-MARKS = """
-table inet marks {
-    chain pre { type filter hook prerouting priority mangle; meta mark set 0x0fffffff; }
-    chain post { type filter hook postrouting priority mangle; meta mark set 0x0fffffff; }
-    chain out { type route hook output priority mangle; meta mark set 0x0fffffff; }
-}
-"""
-
-
-def test_packet_marks_of_others_do_not_break_hairpin(lab: Lab, translated: Router) -> None:
-    lab.nft("router", MARKS)
-    echo = Echo(lab, "b")
-    assert ask(lab, "a", "tcp", translated.outside(B)) == "same"
-    assert reaches(lab, "router", translated.outside(B)) and reaches(lab, "a", SERVER)
-    assert echo.sources() == {translated.outside(A)}
-
-
+@on(EACH)
 def test_hairpin_can_be_switched_off(lab: Lab, router: Router) -> None:
     router.configure(config("hairpin = false"))
     router.set(OLD)
-    assert not reaches(lab, "a", router.outside(B)) and not reaches(lab, "router", router.outside(B))
-    assert reaches(lab, "isp", router.outside(B)) and reaches(lab, "a", SERVER)
+    b = router.outside(B)
+    assert not reaches(lab, "a", b) and not reaches(lab, "router", b)
+    assert reaches(lab, "isp", b) and reaches(lab, "a", SERVER)
 
 
+@on(ALL)
 def test_the_routers_own_address_inside_the_delegation_stays_its_own(
     lab: Lab, translated: Router
 ) -> None:
+    """Without conntrack nothing tells the answers of LAN hosts from their questions, and so the
+    router sees both with their external address."""
     own = translated.outside(B)  # the worst case: translated, it would be a LAN host's
     echo = Echo(lab, "router")
     translated.run("ip", "addr", "add", f"{own}/128", "dev", "eth0", "nodad")
     lab.run("b", ["ip", "link", "set", "eth0", "down"])
     assert reaches(lab, "isp", own) and reaches(lab, "a", own) and reaches(lab, "router", own)
     assert ask(lab, "isp", "tcp", own) == ask(lab, "a", "tcp", own) == "same"
-    assert echo.sources() == {ISP, A}
-
-
-def test_internal_addresses_work_as_without_translation(lab: Lab, translated: Router) -> None:
-    echo = Echo(lab, "b")
-    assert ask(lab, "a", "tcp", B) == "same"
-    assert reaches(lab, "router", B) and reaches(lab, "a", "fd5e:ed00:1234::1")
-    assert echo.sources() == {A}
+    assert echo.sources() == {ISP, A if translated.variant.tracked else translated.outside(A)}
 
 
 # ---- the guard -------------------------------------------------------------------------------
@@ -252,6 +116,7 @@ def seen_at_isp(lab: Lab) -> bool:
     return lab.count().leaked > 0
 
 
+@on(ALL)
 def test_without_a_prefix_lan_hosts_are_told_at_once(lab: Lab, router: Router) -> None:
     router.pd("restore")
     assert ping(lab, "a", SERVER) == ping(lab, "a", FAR) == REJECTED
@@ -259,6 +124,7 @@ def test_without_a_prefix_lan_hosts_are_told_at_once(lab: Lab, router: Router) -
     assert not seen_at_isp(lab)
 
 
+@on(ALL)
 def test_a_prefix_that_is_gone_leaves_nothing_untranslated(lab: Lab, translated: Router) -> None:
     assert reaches(lab, "a", SERVER)
     translated.pd("unset", "wan")
@@ -274,13 +140,19 @@ table ip6 raw {
 """
 
 
-def test_what_conntrack_does_not_track_does_not_leave(lab: Lab, translated: Router) -> None:
+@on(ALL)
+def test_what_conntrack_does_not_track_does_not_leave_untranslated(
+    lab: Lab, translated: Router
+) -> None:
+    """Where conntrack translates it does not leave at all."""
+    tracked = translated.variant.tracked
     lab.nft("router", NOTRACK)
-    assert not reaches(lab, "a", SERVER)
+    assert reaches(lab, "a", SERVER) == (not tracked)
     assert not seen_at_isp(lab)
-    assert "packets 1 " in translated.ours()
+    assert f"packets {int(tracked)} " in translated.ours()
 
 
+@on(EACH)
 def test_the_routers_internal_address_does_not_leave(lab: Lab, router: Router) -> None:
     inside = "fd5e:ed00:1234::1"
     router.pd("restore")
@@ -290,6 +162,7 @@ def test_the_routers_internal_address_does_not_leave(lab: Lab, router: Router) -
     assert not seen_at_isp(lab)
 
 
+@on(EACH)
 def test_the_guard_can_be_switched_off(lab: Lab, router: Router) -> None:
     text = config() + "[firewall]\nguard = false\n"
     router.configure(text)
@@ -300,6 +173,7 @@ def test_the_guard_can_be_switched_off(lab: Lab, router: Router) -> None:
     assert reaches(lab, "a", SERVER)
 
 
+@on(EACH)
 def test_a_link_that_is_down_rejects_and_comes_back(lab: Lab, translated: Router) -> None:
     lab.sysctl("isp", "net.ipv6.conf.wan.keep_addr_on_down", 1)
     lab.run("isp", ["ip", "link", "set", "wan", "down"])
@@ -316,6 +190,7 @@ def test_a_link_that_is_down_rejects_and_comes_back(lab: Lab, translated: Router
     assert not seen_at_isp(lab)
 
 
+@on(ALL)
 def test_bypassed_destinations_are_reached_untranslated(lab: Lab, router: Router) -> None:
     router.configure(config(uplink='bypass = ["fd00:cafe::/32"]'))
     router.set(OLD)
@@ -330,6 +205,7 @@ def test_bypassed_destinations_are_reached_untranslated(lab: Lab, router: Router
     assert ping(lab, "a", SERVER) == REJECTED
 
 
+@on(EACH)
 def test_the_router_talks_ula_with_its_upstream(lab: Lab, router: Router) -> None:
     upstream = "fd00:feed::"
     lab.run("isp", ["ip", "addr", "add", f"{upstream}1/64", "dev", "wan", "nodad"])
@@ -342,22 +218,10 @@ def test_the_router_talks_ula_with_its_upstream(lab: Lab, router: Router) -> Non
     assert echo.sources() == {f"{upstream}2"}
 
 
-def test_link_local_traffic_is_left_alone(lab: Lab, translated: Router) -> None:
-    address = lab.run("isp", ["ip", "-6", "-br", "addr", "show", "dev", "wan", "scope", "link"])
-    local = address.stdout.split()[2].split("/")[0]
-    assert ping(lab, "router", f"{local}%eth0") == f"answered by {local}%eth0"
-    assert ping(lab, "router", "ff02::1%eth0").startswith("answered by fe80::")
-
-
-def test_the_router_itself_leaves_with_its_own_address(lab: Lab, translated: Router) -> None:
-    echo = Echo(lab, "isp", SERVER)
-    assert ask(lab, "router", "udp", SERVER) == "same"
-    assert echo.sources() == {"2001:db8:ffff::2"}
-
-
 # ---- inbound = false ---------------------------------------------------------------------------
 
 
+@on([*NETMAP, STATELESS])
 def test_without_inbound_nothing_comes_in_by_itself(lab: Lab, router: Router) -> None:
     router.configure(config("inbound = false"))
     router.set(OLD)
@@ -366,6 +230,14 @@ def test_without_inbound_nothing_comes_in_by_itself(lab: Lab, router: Router) ->
     assert ask(lab, "isp", "tcp", router.outside(A)).startswith("failed")
 
 
+@on(RFC6296)
+def test_without_conntrack_and_inbound_there_would_be_no_answers(router: Router) -> None:
+    router.configure(config("inbound = false"))
+    said = router.pd("check", code=78)
+    assert "nothing tells an answer from a new connection" in said.stdout + said.stderr
+
+
+@on([*NETMAP, STATELESS])
 def test_without_inbound_answers_and_hairpin_pass(lab: Lab, router: Router) -> None:
     router.configure(config("inbound = false"))
     router.set(OLD)
@@ -379,14 +251,15 @@ def test_without_inbound_answers_and_hairpin_pass(lab: Lab, router: Router) -> N
 # ---- slices and many translations ------------------------------------------------------------
 
 
+@on(EACH)
 def test_a_slice_of_a_larger_delegation(lab: Lab, router: Router) -> None:
     router.configure(config("subnet = 2"))
     router.set("2001:db8:4000::/56")
-    external = "2001:db8:4000:80::2"
+    a, b = (router.outside(host, "2001:db8:4000:80::/58") for host in (A, B))
     echo = Echo(lab, "isp", SERVER)
     assert ask(lab, "a", "udp", SERVER) == "same"
-    assert echo.sources() == {external}
-    assert reaches(lab, "isp", external) and reaches(lab, "a", "2001:db8:4000:81::2")
+    assert echo.sources() == {a}
+    assert reaches(lab, "isp", a) and reaches(lab, "a", b)
     assert not reaches(lab, "isp", router.outside(A))
     assert router.routes("type", "unreachable", "exact", "2001:db8:4000::/56")
 
@@ -405,6 +278,7 @@ def test_a_short_delegation_is_refused(lab: Lab, router: Router) -> None:
     assert not seen_at_isp(lab)
 
 
+@on(EACH)
 def test_a_short_delegation_serves_the_lowest_part(lab: Lab, router: Router) -> None:
     router.configure(config('on_short = "partial"'))
     router.set("2001:db8:4000::/64")
@@ -419,25 +293,30 @@ def per_lan(number: int) -> Iterable[IPv6Network]:
     return (IPv6Network((base + (n << 64), 64)) for n in range(number))
 
 
+@on(ALL)
 def test_two_hundred_translations(lab: Lab, router: Router) -> None:
+    nets = list(per_lan(200))
     blocks = [
         f'[[translation]]\nuplink = "wan"\ninternal = "{net}"\nsubnet = {200 - n}\n'
-        for n, net in enumerate(per_lan(200))
+        for n, net in enumerate(nets)
     ]
     router.configure('[uplink.wan]\ninterface = "eth0"\n' + "\n".join(blocks))
     router.set("2001:db8:4000::/48")
+    a = router.outside(A, "2001:db8:4000:c8::/64", nets[0])
+    b = router.outside(B, "2001:db8:4000:c7::/64", nets[1])
     echo = Echo(lab, "isp", SERVER)
     assert ask(lab, "a", "udp", SERVER) == ask(lab, "b", "udp", SERVER) == "same"
-    assert echo.sources() == {"2001:db8:4000:c8::2", "2001:db8:4000:c7::2"}
-    assert reaches(lab, "isp", "2001:db8:4000:c8::2") and reaches(lab, "a", "2001:db8:4000:c7::2")
+    assert echo.sources() == {a, b}
+    assert reaches(lab, "isp", a) and reaches(lab, "a", b)
     router.set("2001:db8:8000::/48")
     assert ask(lab, "a", "udp", SERVER) == "same"
-    assert "2001:db8:8000:c8::2" in echo.sources()
+    assert router.outside(A, "2001:db8:8000:c8::/64", nets[0]) in echo.sources()
     assert lab.count().leaked == 0
     with router.unwritten():
         router.pd("restore")
 
 
+@on(EACH)
 @pytest.mark.parametrize("number", [1, 17])
 def test_a_lan_that_uses_the_delegation_itself(lab: Lab, router: Router, number: int) -> None:
     """Parts of the delegation that nothing translates are routed as ever."""
@@ -469,6 +348,7 @@ def test_overlapping_translations_are_a_mistake(router: Router, second: str, why
     router.pd("restore", code=78)
 
 
+@on(ALL)
 def test_the_excluded_prefix_is_not_translated(lab: Lab, router: Router) -> None:
     variables = {
         "new_dhcp6_ia_pd1_prefix1": "2001:db8:4000::",
@@ -508,24 +388,30 @@ table ip6 wrong {
 """
 
 
-def test_each_uplink_has_its_own_prefix() -> None:
+@on(ALL)
+def test_each_uplink_has_its_own_prefix(variant: Variant) -> None:
+    """A flow keeps the prefix that it began with, where conntrack knows of it, and does not leave
+    by another uplink; without it each packet is translated for where it leaves."""
     with Lab(uplinks=2) as lab:
-        router = Router(lab, TWO)
+        router = Router(lab, TWO, variant)
         router.set(OLD, uplink="first")
         router.set(NEW, uplink="second")
+        a, b, b2 = router.outside(A), router.outside(B), router.outside(B, NEW)
         first, second = Echo(lab, "isp", SERVER), Echo(lab, "isp2", SERVER)
         assert ask(lab, "a", "udp", SERVER, source=1001) == "same"
-        assert reaches(lab, "isp", router.outside(A)) and reaches(lab, "a", router.outside(B)) and reaches(lab, "a", router.outside(B, NEW))
+        assert reaches(lab, "isp", a) and reaches(lab, "a", b) and reaches(lab, "a", b2)
         lab.nft("isp2", WRONG)
         router.run("ip", "-6", "route", "replace", "default", "via", ISP_2, "dev", "eth1")
         router.run("ip", "-6", "route", "del", "default", "dev", "eth0")
         assert ask(lab, "a", "udp", SERVER, source=1002) == "same"
-        assert ask(lab, "a", "udp", SERVER, source=1001).startswith("failed")
+        goes_on = ask(lab, "a", "udp", SERVER, source=1001) == "same"
+        assert goes_on == (not variant.tracked)
         assert "packets 0 " in lab.run("isp2", ["nft", "list", "ruleset"]).stdout.split("wrong")[1]
-        assert (first.sources(), second.sources()) == ({router.outside(A)}, {router.outside(A, NEW)})
+        assert (first.sources(), second.sources()) == ({a}, {router.outside(A, NEW)})
         assert lab.count("isp").leaked == lab.count("isp2").leaked == 0
 
 
+@on(EACH)
 def test_a_static_prefix(lab: Lab, router: Router) -> None:
     router.configure(config(uplink=f'prefix = "{OLD}"'))
     router.pd("restore")
@@ -536,7 +422,8 @@ def test_a_static_prefix(lab: Lab, router: Router) -> None:
     router.configure(config(uplink=f'prefix = "{NEW}"'))
     router.pd("restore")
     assert router.prefixes() == {NEW: "current"}
-    assert reaches(lab, "isp", router.outside(A, NEW)) and not reaches(lab, "isp", router.outside(A))
+    old, new = router.outside(A), router.outside(A, NEW)
+    assert reaches(lab, "isp", new) and not reaches(lab, "isp", old)
 
 
 # ---- unreachable route -----------------------------------------------------------------------
@@ -559,13 +446,26 @@ def crossings(lab: Lab) -> int:
     return int(text.split("packets ")[1].split()[0])
 
 
-@pytest.mark.parametrize("keys", ["", "inbound = false", "hairpin = false"])
-def test_an_unassigned_address_crosses_the_wire_once(lab: Lab, router: Router, keys: str) -> None:
+def crosses_once(lab: Lab, router: Router, keys: str) -> bool:
+    """A ping from the ISP to an address that nobody has is answered, and not sent back."""
     router.configure(config(keys))
     router.set("2001:db8:4000::/56")
     lab.nft("router", CROSSINGS)
     assert "unreachable" in ping(lab, "isp", "2001:db8:4000:f0::99").lower()
-    assert crossings(lab) == 1
+    return crossings(lab) == 1
+
+
+@on(EACH)
+@pytest.mark.parametrize("keys", ["", "hairpin = false"])
+def test_an_unassigned_address_crosses_the_wire_once(lab: Lab, router: Router, keys: str) -> None:
+    assert crosses_once(lab, router, keys)
+
+
+@on([NETMAP[0], STATELESS])
+def test_an_unassigned_address_crosses_the_wire_once_without_inbound(
+    lab: Lab, router: Router
+) -> None:
+    assert crosses_once(lab, router, "inbound = false")
 
 
 def test_dhcpcds_unreachable_route_is_kept_and_not_doubled(lab: Lab, router: Router) -> None:
@@ -612,6 +512,7 @@ table ip6 tunnelled {
 """
 
 
+@on(EACH)
 def test_packets_for_an_ipsec_tunnel_are_not_translated(lab: Lab, translated: Router) -> None:
     for line in IPSEC:
         done = lab.run("router", line.split(), check=False)
@@ -621,6 +522,5 @@ def test_packets_for_an_ipsec_tunnel_are_not_translated(lab: Lab, translated: Ro
     assert ping(lab, "a", "fd00:5ec::1") == "nothing"
     counted = lab.run("isp", ["nft", "list", "counter", "ip6", "tunnelled", "encrypted"]).stdout
     assert "packets 1 " in counted
-    (flow,) = translated.flows("-d", "fd00:5ec::1").values()
-    assert f"dst={A} " in flow and f"dst={translated.outside(A)} " not in flow
+    assert translated.outside(A) not in str(translated.flows("-d", "fd00:5ec::1"))
     assert lab.count().leaked == 0
