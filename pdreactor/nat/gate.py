@@ -7,15 +7,17 @@ CHAINS: dict[str, Hook] = {
     "guard": ("filter", "postrouting", 310),
     "forward": ("filter", "forward", -5),
 }
-"""310 is after everything that rewrites; a reject is not possible there, hence the other one."""
+"""310 is after everything that rewrites, but for mode stateless, which does so in this very chain;
+a reject is not possible there, hence the other one."""
 
 
 def leave_alone(draft: Draft, nat: Nat) -> None:
-    """Never translated nor guarded: IPsec (rt_policy), the bypass."""
+    """Never translated nor guarded: IPsec (rt_policy), the bypass. (The guard's own rules ask for
+    IPsec themselves, and last: hardly any packet gets there.)"""
     for chain, (_, hook, _) in draft.hooks.items():
         if hook == "prerouting":
             draft.rule(chain, "decrypted by IPsec", "meta ipsec exists return")
-        elif hook != "input":
+        elif hook != "input" and (chain != "guard" or "stateless" in nat.modes):
             draft.rule(chain, "IPsec policy", "rt ipsec exists return")
     for number, gate in enumerate(nat.gates):
         if gate.bypass:
@@ -33,12 +35,15 @@ def _bypass(draft: Draft, gate: Gate, number: int) -> str:
 def render(draft: Draft, nat: Nat) -> None:
     """What is left untranslated does not leave; what cannot be translated is told so (RFC 7084
     L-14)."""
+    exempt = len(draft.rules["forward"])
     for number, gate in enumerate(nat.gates):
         if nat.guard:
             _guard(draft, gate, number)
         for lane in nat.lanes:
             if lane.interface == gate.interface and lane.closed:
                 _close(draft, gate, number, lane)
+    if len(draft.rules["forward"]) == exempt:
+        draft.rules["forward"].clear()  # exempt from nothing
 
 
 def _guard(draft: Draft, gate: Gate, number: int) -> None:
@@ -48,10 +53,11 @@ def _guard(draft: Draft, gate: Gate, number: int) -> None:
         counter = f"guard-{number}"
         draft.counters.add(counter)
         draft.rule("guard", f"untranslated {gate.interface}",
-                   f"{leaving} {name} counter name {counter} drop")
+                   f"{leaving} {name} rt ipsec missing counter name {counter} drop")
     if gate.foreign:
         name = draft.set(f"foreign-{number}", gate.foreign)
-        draft.rule("guard", f"other uplink's source {gate.interface}", f"{leaving} {name} drop")
+        draft.rule("guard", f"other uplink's source {gate.interface}",
+                   f"{leaving} {name} rt ipsec missing drop")
     reject = "reject with icmpv6 type policy-fail"
     if gate.unserved:  # answers of inbound flows still have their internal source here
         name = draft.set(f"unserved-{number}", gate.unserved)

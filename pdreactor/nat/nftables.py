@@ -356,7 +356,7 @@ def exposed(change: Change) -> bool:
     observed = change.observed
     if observed is None or observed.flags:
         return True
-    rules = [rule for name in ("guard", "postrouting", "outward")
+    rules = [rule for name in ("guard", "postrouting")
              for rule in observed.rules.get(name, ())]
     return not any(rule.comment.startswith(("untranslated ", "outbound ")) for rule in rules)
 

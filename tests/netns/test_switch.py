@@ -39,7 +39,7 @@ def become(router: Router, variant: Variant, text: str = "") -> None:
 def held(router: Router) -> set[str]:
     """Where rules of ours are."""
     rules = router.ours()
-    places = {"nftables"} if "chain postrouting " in rules or "chain outward " in rules else set()
+    places = {"nftables"} if "chain postrouting " in rules or "chain inward " in rules else set()
     for variant in ("nft", "legacy"):
         for table in ("raw", "mangle", "nat", "filter"):
             if "pdreactor" in router.run(f"ip6tables-{variant}-save", "-t", table):

@@ -139,6 +139,8 @@ def test_each_kind_of_map_and_set_is_in_the_table_and_no_other() -> None:
     closed = LAN._replace(mode="stateless", inbound=False)
     without = [render(desired(config(closed, none), state, {"wan0": True}, NOW).nat)
                for state in (known, transition.EMPTY)]
+    two = after(reply(*told(P1)), reply(*told(P2)))
+    without.append(render(desired(config(closed), two, {"wan0": True}, NOW).nat))
     kinds = {name.partition("-")[0] for ruleset in (table, ended, part, *without)
              for name in (*ruleset.sets, *ruleset.maps)}
     assert kinds == set(re.findall(r"\.It (\w+)-[A-Z]", section(MAN8, "IN THE KERNEL")))
