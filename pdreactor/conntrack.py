@@ -32,7 +32,7 @@ def remove_untranslated(nat: Nat) -> list[str]:
     with Rtnl() as rtnl:
         uplinks = {rtnl.index(gate.interface) for gate in nat.gates} - {0}
         count = ct.remove_untranslated(
-            internal, near, nat.mask, lambda target: rtnl.interface_to(target) in uplinks)
+            internal, near, lambda target: rtnl.interface_to(target) in uplinks)
     if count < 0:
         log.warning(f"conntrack has more than {ct.MOST_READ} entries: flows that began "
                     f"untranslated are not looked for, they end by their time-outs")

@@ -129,6 +129,8 @@ def _why_not(translation: Translation, ranked: list[Prefix], usable: list[Prefix
     current = next((p for p in usable if p.superseded_at is None), None)
     if current is None:
         return "only superseded prefixes are left: new outbound flows are rejected"
+    if translation.mode == "rfc6296" and current.network.prefixlen > 64:
+        return f"{current.network} is longer than /64, where RFC 6296 ends (section 3.5)"
     if current.network.prefixlen > translation.internal.prefixlen:
         return (f"{current.network} is smaller than internal {translation.internal}: refused "
                 f"(on_short = \"partial\" would translate the lowest part)")

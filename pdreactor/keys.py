@@ -149,7 +149,8 @@ TAKEN = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING", "ACCEPT", "D
          "RETURN")
 
 
-def _chain(value: Any) -> str:
+def chain_name(value: Any) -> str:
+    """The name of a chain of ours in ip6tables. Raises Refused."""
     name = _string(value)
     if not CHAIN.fullmatch(name) or name.upper() in TAKEN or name.isupper():
         raise Refused("must be a letter and up to 21 letters, digits and _ . -, not all of them "
@@ -212,8 +213,8 @@ KNOWN: dict[str, dict[str, Key]] = {
     "routing": {"protocol": Key(_integer(5, 255), 157), "priority": Key(_integer(1, 32000), 15700)},
     "iptables": {
         "jumps": Key(_boolean, True),
-        "dnat_chain": Key(_chain, "pdreactor_dnat"),
-        "snat_chain": Key(_chain, "pdreactor_snat"),
+        "dnat_chain": Key(chain_name, "pdreactor_dnat"),
+        "snat_chain": Key(chain_name, "pdreactor_snat"),
     },
     "on_change": {"exec": Key(_argv, REQUIRED), "timeout": Key(_timeout, 10.0)},
 }

@@ -181,7 +181,7 @@ class State(NamedTuple):
     exposed: bool = False
     numbers: tuple[int, ...] = ()
     held: tuple[Holding, ...] = ()
-    modes: tuple[tuple[IPv6Network, str], ...] = ()
+    modes: tuple[tuple[IPv6Network, str, str], ...] = ()  # (internal, uplink, mode)
 
 
 # ---- desired: what the kernel should hold ----------------------------------------------------

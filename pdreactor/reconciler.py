@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from . import document, events, log, state, transition
 from .desired import desired
-from .errors import PdreactorError, PermissionDenied, Refused, StateError
+from .errors import BackendMissing, PdreactorError, PermissionDenied, Refused, StateError
 from .kernel.link import links, on_link
 from .model import Config, Desired, Event, State, Uplink
 from .nat import Firewall, notes, remove
@@ -220,7 +220,9 @@ def _note(work: _Work, change: Callable[[State], State]) -> None:
 def _finish_nat(work: _Work) -> list[str]:
     lines = work.firewall.finish()
     here = work.firewall.here
-    held = (here,) if here else ()
+    held = ((here,) if here else ()) + work.firewall.left
+    for note in work.firewall.notes if work.firewall.left else ():
+        log.warning(note)
     if work.known.held != held:
         update(work.config, lambda s: s._replace(held=held))
     return lines
@@ -336,14 +338,21 @@ def flush(config: Config, *, forget: bool) -> None:
                 step(config)
             except PdreactorError as exc:
                 errors.append(exc)
-        if forget:
-            state.forget(config.state_dir)
+        if forget and not any(isinstance(exc, BackendMissing) for exc in errors):
+            state.forget(config.state_dir)  # else what is left would be forgotten too
     if errors:
         raise errors[0]
 
 
 def _flush_nat(config: Config) -> None:
-    remove(config, _before(config).held)
+    held = _before(config).held
+    left = remove(config, held)
+    if left != held:
+        update(config, lambda s: s._replace(held=left))
+    if left:
+        names = ", ".join(f"{one.dnat} and {one.snat} ({one.variant})" for one in left)
+        raise BackendMissing(f"chains of ip6tables stay: {names}; install what pdreactor plan asks "
+                             f"for, then flush again")
 
 
 def _before(config: Config) -> State:
@@ -371,4 +380,4 @@ def _flush_flows(config: Config) -> None:
 
 def _flush_state(config: Config) -> None:
     update(config, lambda s: s._replace(
-        doomed=(), applied=(), exposed=False, numbers=(), held=(), modes=()))
+        doomed=(), applied=(), exposed=False, numbers=(), modes=()))

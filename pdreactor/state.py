@@ -22,8 +22,8 @@ from ipaddress import IPv6Network
 from types import TracebackType
 from typing import Any
 
-from .errors import PermissionDenied, StateError
-from .keys import CHAIN
+from .errors import PermissionDenied, Refused, StateError
+from .keys import chain_name
 from .model import Happening, Holding, Prefix, Refusal, Stamp, State, UplinkState
 
 FORMAT = 1
@@ -184,7 +184,7 @@ def encode(state: State) -> bytes:
         "exposed": state.exposed,
         "numbers": list(state.numbers),
         "held": [list(one) for one in state.held],
-        "modes": {str(network): mode for network, mode in state.modes},
+        "modes": [[str(network), uplink, mode] for network, uplink, mode in state.modes],
     }
     return json.dumps(document, indent=1).encode() + b"\n"
 
@@ -206,8 +206,10 @@ def decode(raw: bytes) -> State:
     applied = tuple((str(name), tuple(_network(n) for n in networks))
                     for name, networks in document["applied"].items())
     numbers = tuple(_number(n) for n in document.get("numbers", ()))
+    if len(numbers) not in (0, 2):
+        raise ValueError(f"not a protocol and a priority: {numbers}")
     held = tuple(_holding_in(*entry) for entry in document.get("held", ()))
-    modes = tuple((_internal(n), str(mode)) for n, mode in document.get("modes", {}).items())
+    modes = tuple((_internal(n), str(u), str(mode)) for n, u, mode in document.get("modes", ()))
     return State(uplinks, doomed, history, applied, bool(document.get("exposed")), numbers, held,
                  modes)
 
@@ -215,9 +217,11 @@ def decode(raw: bytes) -> State:
 def _holding_in(variant: Any, dnat: Any, snat: Any, jumps: Any, modes: Any) -> Holding:
     if variant not in ("nf_tables", "legacy"):
         raise ValueError(f"not a variant of ip6tables: {variant!r}")
-    if not all(isinstance(n, str) and CHAIN.fullmatch(n) for n in (dnat, snat)):
-        raise ValueError(f"not chains of ip6tables: {dnat!r}, {snat!r}")
-    return Holding(variant, dnat, snat, bool(jumps), tuple(map(str, modes)))
+    try:
+        names = chain_name(dnat), chain_name(snat)
+    except Refused as exc:
+        raise ValueError(f"not chains of ip6tables: {dnat!r}, {snat!r}") from exc
+    return Holding(variant, *names, bool(jumps), tuple(map(str, modes)))
 
 
 def _internal(text: Any) -> IPv6Network:

@@ -91,17 +91,16 @@ def after_configuration(state: State, config: Config, now: int) -> State:
 def _with_modes(state: State, config: Config) -> State:
     """A translation that goes over to another mode: the flows that conntrack translates have to
     go, or those that it does not."""
-    modes = tuple((t.internal, t.mode) for t in config.translations)
+    modes = tuple((t.internal, name, t.mode) for t in config.translations for name in t.uplinks)
     if modes == state.modes:
         return state
-    before = dict(state.modes)
-    changed = [t for t in config.translations if before.get(t.internal, t.mode) != t.mode]
-    untracked = {name for t in changed if t.mode != "netmap" and before[t.internal] == "netmap"
-                 for name in t.uplinks}
+    before = {(internal, name): mode for internal, name, mode in state.modes}
+    changed = [one for one in modes if before.get(one[:2], one[2]) != one[2]]
+    untracked = {one[1] for one in changed if before[one[:2]] == "netmap"}
     doomed = {stamp for name in untracked for stamp in _live(state.uplinks.get(name))}
     return state._replace(
         modes=modes, doomed=tuple(sorted({*state.doomed, *doomed})),
-        exposed=state.exposed or any(t.mode == "netmap" for t in changed))
+        exposed=state.exposed or any(mode == "netmap" for _, _, mode in changed))
 
 
 def _without(state: State, name: str, now: int) -> State:

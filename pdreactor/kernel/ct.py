@@ -41,10 +41,11 @@ MOST_READ = 20_000
 WORLD = IPv6Network("2000::/3")
 
 
-def remove_untranslated(internal: list[IPv6Network], near: list[IPv6Network], mask: int,
+def remove_untranslated(internal: list[IPv6Network], near: list[IPv6Network],
                         leaves: Callable[[IPv6Address], bool]) -> int:
-    """Remove unstamped flows between ``internal`` and the world (not ``near``, and only what
-    ``leaves`` by an uplink) whose other direction has the very same addresses.
+    """Remove flows between ``internal`` and the world (not ``near``, and only what
+    ``leaves`` by an uplink) whose other direction has the very same addresses. A stamp
+    does not count: a flow without an answer gets one from its next packet, and no translation.
 
     Returns how many; -1 when there is too much to read.
     """
@@ -53,8 +54,7 @@ def remove_untranslated(internal: list[IPv6Network], near: list[IPv6Network], ma
     sock = NFCTSocket(nfgen_family=socket.AF_INET6)
     try:
         found = [tup for entry in dumped(sock.dump, "read the conntrack entries")
-                 if not (entry.get_attr("CTA_MARK") or 0) & mask
-                 and (peer := _peer(entry, internal, near)) and leaves(peer)
+                 if (peer := _peer(entry, internal, near)) and leaves(peer)
                  and (tup := _tuple(entry))]
         for tup in found:
             _delete(sock, tup)

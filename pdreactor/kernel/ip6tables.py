@@ -101,9 +101,11 @@ def _sibling(path: str, what: str) -> str:
     name of its own."""
     for directory in (os.path.dirname(path), os.path.dirname(os.path.realpath(path))):
         for name in (f"ip6tables-nft-{what}", f"ip6tables-{what}"):
-            if os.access(f"{directory}/{name}", os.X_OK):
-                return f"{directory}/{name}"
-    raise BackendMissing(f"there is no ip6tables-{what} beside {path}: install {PACKAGES}")
+            found = f"{directory}/{name}"
+            if os.access(found, os.X_OK) and "legacy" not in os.path.realpath(found):
+                return found
+    raise BackendMissing(f"there is no ip6tables-{what} of the nf_tables variant beside {path}: "
+                         f"install {PACKAGES}")
 
 
 def _persistently(argv: list[str], given: str, doing: str) -> str:

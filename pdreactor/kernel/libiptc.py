@@ -263,12 +263,12 @@ def _imported() -> Any:
                           load_kernel=lambda *_: None)
     try:
         import iptc
+        inner = iptc.xtables
     except (ImportError, OSError, AttributeError) as exc:
         for name in [name for name in sys.modules if first and name.startswith("iptc.")]:
             del sys.modules[name]
         raise BackendMissing(f"python-iptables cannot be used ({exc}): install {PACKAGES}; a "
                              f"virtual environment needs --system-site-packages") from exc
-    inner = iptc.xtables
     inner._xt_globals.exit_err = ctypes.cast(inner._throw, inner._EXIT_FN)
     return iptc
 

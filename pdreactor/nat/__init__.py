@@ -13,7 +13,7 @@ to translate a flow wins, and both would do it alike.
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
-from ..errors import BackendMissing, KernelError, NoNftables, PermissionDenied
+from ..errors import BackendMissing, KernelError, NoNftables, PdreactorError, PermissionDenied
 from ..model import Config, Holding, Nat
 from . import nftables
 
@@ -80,11 +80,18 @@ class Firewall:
     """All parts of one pass. ``held`` has the chains that earlier configurations may have left."""
 
     def __init__(self, config: Config, nat: Nat, held: Collection[Holding]) -> None:
-        self.here = holding(config)
+        self.here: Holding | None = None
+        self._missing: BackendMissing | None = None
+        try:
+            self.here = holding(config)
+        except BackendMissing as exc:
+            self._missing = exc
         self.exposed = False
+        self._guarded = nat.guard
         self.notes: tuple[str, ...] = ()
+        self.left: tuple[Holding, ...] = ()  # chains of earlier configurations that stay
         guard = nat._replace(lanes=(), modes=frozenset())
-        self._table = Part(nftables, _nft, guard if self.here else nat)
+        self._table = Part(nftables, _nft, guard if self.here or self._missing else nat)
         earlier = frozenset(mode for one in held if _same(one, self.here) for mode in one.modes)
         self._chains = _chains(self.here, nat, earlier) if self.here else None
         self._parts: list[Part] = []
@@ -99,19 +106,26 @@ class Firewall:
             yield part
 
     def _ordered(self) -> Iterator[Part]:
-        if self._chains is None:
+        if self._missing:
+            yield self._noted(self._table.plan())  # the guard at least
+            raise self._missing
+        if self._chains is None or self.here is None:
             yield self._noted(self._table.plan())
             return
-        if self.here and self.here.variant == "legacy" and not self._has_table():
+        if self.here.variant == "legacy" and not self._has_table():
             yield self._noted(self._chains.plan())
             return
-        chains = self._chains.plan()
+        try:
+            chains = self._chains.plan()
+        except PdreactorError:
+            yield self._table.plan()  # the guard at least
+            raise
         if not chains.exposed:
             yield chains
             yield self._table.plan()
             return
         table = self._table.plan()
-        self.exposed = table.exposed
+        self.exposed = table.exposed or not self._guarded
         yield from (table, chains) if table.exposed else (chains, table)
 
     def _noted(self, part: Part) -> Part:
@@ -138,8 +152,17 @@ class Firewall:
         return [line for old in self.old() for line in _taken_away(old)]
 
     def old(self) -> list[Part]:
-        """What is still there of earlier configurations, planned."""
-        return [part for one in self._old if (part := _chains(one, None).plan()).change]
+        """What is still there of earlier configurations, planned. What cannot be looked at for want
+        of a program is left for later, with a note."""
+        found = []
+        for one in self._old:
+            try:
+                found.append(_chains(one, None).plan())
+            except BackendMissing as exc:
+                self.left += (one,)
+                self.notes += (f"chains {one.dnat} and {one.snat} of ip6tables ({one.variant}) may "
+                               f"still be there and cannot be taken away: {exc}",)
+        return [part for part in found if part.change]
 
 
 def notes(config: Config) -> tuple[str, ...]:
@@ -166,24 +189,36 @@ def _beside(config: Config) -> tuple[str, ...]:
     return ()
 
 
-def remove(config: Config | None, held: Iterable[Holding]) -> None:
-    """Take everything of ours out of the firewall."""
+def remove(config: Config | None, held: Iterable[Holding]) -> tuple[Holding, ...]:
+    """Take everything of ours out of the firewall; returns which chains could not be, for want of
+    a program. Those of the default and of the configured names are looked for although nobody
+    remembers them."""
     nft = _nft()
     try:
         nft.run(nftables.remove(), "remove table ip6 pdreactor")
     except (KernelError, NoNftables):
         if nft.has_ip6():
             raise
-    for one in dict.fromkeys((*held, *_configured(config))):
-        _taken_away(_chains(one, None).plan())
+    left = []
+    for one in dict.fromkeys((*held, *_perhaps(config))):
+        try:
+            _taken_away(_chains(one, None).plan())
+        except (BackendMissing, KernelError) as exc:
+            if one in held and isinstance(exc, KernelError):
+                raise
+            left += [one] if one in held else []
+    return tuple(left)
 
 
-def _configured(config: Config | None) -> list[Holding]:
-    try:
-        here = holding(config) if config else None
-    except BackendMissing:
-        here = None
-    return [here] if here else []
+def _perhaps(config: Config | None) -> list[Holding]:
+    from ..kernel.ip6tables import legacy_tables
+
+    variants = ("nf_tables", *(["legacy"] if legacy_tables() else []))
+    found = [Holding(variant, "pdreactor_dnat", "pdreactor_snat", True) for variant in variants]
+    if config and config.backend not in ("auto", "nftables"):
+        names = (config.dnat_chain, config.snat_chain, config.jumps)
+        found += [Holding(variant, *names) for variant in variants]
+    return found
 
 
 def _taken_away(part: Part) -> list[str]:

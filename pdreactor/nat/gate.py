@@ -1,7 +1,7 @@
 """What may not leave untranslated, and what is never translated nor guarded. Pure."""
 
 from ..model import Gate, Lane, Nat
-from .table import Draft, Hook
+from .table import Draft, Hook, named
 
 CHAINS: dict[str, Hook] = {
     "guard": ("filter", "postrouting", 310),
@@ -71,7 +71,8 @@ def _guard(draft: Draft, gate: Gate, number: int) -> None:
 def _close(draft: Draft, gate: Gate, number: int, lane: Lane) -> None:
     """inbound = false where the destination is rewritten before conntrack: only answers pass."""
     others = f"ip6 saddr != {_bypass(draft, gate, number)} " if gate.bypass else ""
-    name = draft.set(f"closed-{number}", lane.closed)
-    draft.rule("forward", f"no inbound {lane.uplink}",
-               f'iifname "{gate.interface}" ip6 daddr {name} {others}'
-               f"ct state != {{ established, related }} reject with icmpv6 type no-route")
+    name = draft.set(f"closed-{named(lane)}", lane.closed)
+    for chain in ("forward", "local-in"):  # the router has an internal address as well
+        draft.rule(chain, f"no inbound {lane.uplink}",
+                   f'iifname "{gate.interface}" ip6 daddr {name} {others}'
+                   f"ct state != {{ established, related }} reject with icmpv6 type no-route")

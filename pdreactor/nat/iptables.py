@@ -155,7 +155,7 @@ def _jumps(held: Holding, table: str, seen: Chains) -> tuple[tuple[Jump, ...], t
         return (), ()
     plain, others = _count_jumps(held, table, seen)
     jump = tuple(one for one in plain if not plain[one] and not others[one])
-    unjump = tuple(one for one in plain for _ in range(plain[one] - (not others[one])))
+    unjump = tuple(one for one in plain for _ in range(plain[one] - 1))
     return jump, unjump
 
 

@@ -6,8 +6,8 @@
                    is marked (hairpin, RFC 6296 section 4)      external, mark cleared
     to the uplink                                              "guard": saddr internal -> external
 
-The last step is in the guard's own chain, before what it drops: each further chain costs each packet
-a twentieth of what forwarding it costs.
+The last step is in the guard's own chain, before what it drops: each further chain costs each
+packet a twentieth of what forwarding it costs.
 
 So conntrack and every filter see internal addresses only, in both directions, and a hairpin is one
 flow from internal to internal. The router's own packets go by "local-out" (a route chain: a
@@ -96,14 +96,14 @@ def _translate(draft: Draft, lane: Lane) -> None:
         draft.rule("guard", f"outbound {lane.uplink}",
                    f"{leaving} {_send(draft, name, lane.outbound)}")
     if lane.inbound:
-        there = targets(draft, lane, f"to-{named(lane)}", lane.inbound)
+        there = targets(draft, lane, f"toward-{named(lane)}", lane.inbound)
         _redirect(draft, "inward", f"inbound {lane.uplink}",
                   f'iifname "{lane.interface}" ip6 daddr {there}', named(lane), lane.inbound)
 
 
 def _turn(draft: Draft, nat: Nat, lane: Lane) -> None:
     """Internal hosts, and the router, by their external addresses."""
-    there = targets(draft, lane, f"loop-{named(lane)}", lane.hairpin)
+    there = targets(draft, lane, f"around-{named(lane)}", lane.hairpin)
     mark, name = stamped(nat, "meta mark", _stamp(lane)), f"{named(lane)}-turn"
     for chain, match in (("inward", f"iifname != {outside(nat)} ip6 daddr {there}"),
                          ("local-out", f"ip6 daddr {there}")):

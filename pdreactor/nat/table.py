@@ -106,7 +106,8 @@ class Draft:
         kind = TYPES.get(name.partition("-")[0])
         same = next((known for known, have in among.items() if have == elements
                      and TYPES.get(known.partition("-")[0]) == kind), None)
-        among[same or name] = elements
+        if among.setdefault(same or name, elements) != elements:
+            raise ValueError(f"two sets or maps named {name}")
         return f"@{same or name}{SLOT}"
 
 

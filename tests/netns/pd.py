@@ -106,6 +106,7 @@ ALL = [*NETMAP, STATELESS, *RFC6296]
 EACH = [NFTABLES, IPTABLES[0], STATELESS, RFC6296[0]]
 """Each mode with each kind of firewall: the legacy variant differs in how it is written only."""
 MODES = [NFTABLES, STATELESS, RFC6296[0]]
+UNTRACKED = MODES[1:]
 
 
 def on(variants: Iterable[Variant], scope: Any = None) -> pytest.MarkDecorator:
@@ -300,6 +301,11 @@ def reaches(lab: Lab, host: str, target: str) -> bool:
     return ping(lab, host, target) == f"answered by {target}"
 
 
+def unanswered(lab: Lab, host: str, target: str) -> bool:
+    """One ping is not answered by who was asked, in a time that is long in this network."""
+    return ping(lab, host, target, "-W0.3") != f"answered by {target}"
+
+
 class Echo:
     """An echo server for TCP and UDP on a host."""
 
@@ -321,9 +327,18 @@ class Echo:
         return {address for address, _ in self.peers()}
 
 
-def ask(lab: Lab, host: str, protocol: str, target: str, size: int = 100, source: int = 0) -> str:
+def ask(
+    lab: Lab,
+    host: str,
+    protocol: str,
+    target: str,
+    size: int = 100,
+    source: int = 0,
+    patience: float = 3,
+) -> str:
     """Exchange that many bytes with an ``Echo``: "same", or what failed."""
-    argv = [PYTHON, "-IS", TALK, "ask", protocol, target, str(PORT), str(size), str(source)]
+    words = map(str, (target, PORT, size, source, patience))
+    argv = [PYTHON, "-IS", TALK, "ask", protocol, *words]
     return lab.run(host, argv, timeout=40).stdout.strip()
 
 

@@ -1,7 +1,7 @@
 """Two hosts talk. Run by path inside a namespace.
 
     talk.py serve ADDRESS PORT                  echo over TCP and UDP; prints each peer it saw
-    talk.py ask PROTOCOL TARGET PORT BYTES [SOURCE_PORT]
+    talk.py ask PROTOCOL TARGET PORT BYTES SOURCE_PORT PATIENCE
                                                 send, compare the echo, print "same" or what failed
     talk.py tell TARGET PORT SOURCE_PORT        send one datagram
     talk.py hold TARGET PORT                    a TCP connection that says something all the time;
@@ -73,12 +73,12 @@ def ask_udp(client: socket.socket, data: bytes) -> bytes:
     return bytes(echo)
 
 
-def ask(protocol: str, target: str, port: str, size: str, source: str = "0") -> str:
+def ask(protocol: str, target: str, port: str, size: str, source: str, patience: str) -> str:
     """Send that many bytes and compare what comes back."""
     kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
     data = (b"0123456789abcdef!" * (int(size) // 17 + 1))[: int(size)]
     with socket.socket(socket.AF_INET6, kind) as client:
-        client.settimeout(PATIENCE)
+        client.settimeout(float(patience))
         client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         client.bind(("::", int(source)))
         try:

@@ -8,8 +8,10 @@ from tests.lab import SERVER, Lab
 from .pd import (
     ALL,
     EACH,
+    MODES,
     NEEDS_ROOT,
     NEW,
+    NFTABLES,
     OLD,
     THIRD,
     A,
@@ -23,11 +25,12 @@ from .pd import (
     on,
     ping,
     reaches,
+    unanswered,
 )
 
 pytestmark = NEEDS_ROOT
 
-CHANGES = int(os.environ.get("PDREACTOR_CHANGES", "15"))
+CHANGES = int(os.environ.get("PDREACTOR_CHANGES", "0"))
 """With 200 of them the test below takes half a minute for each variant."""
 RATE = 5000
 
@@ -39,7 +42,7 @@ def test_changes_under_load_lose_and_leak_nothing(lab: Lab, router: Router) -> N
     lab.conntrack_timeout(2)
     lab.count_prefix(*prefixes)
     flows = lab.start_flows(rate=RATE)
-    for number in range(1, CHANGES + 1):
+    for number in range(1, 1 + (CHANGES or (15 if router.variant == NFTABLES else 6))):
         router.set(prefixes[number % 3])
     sent = flows.stop()
     lab.wait(lambda: lab.count().arrived >= sent.sent, 5, f"all of {sent.sent} packets")
@@ -75,7 +78,7 @@ def test_a_tcp_connection_does_not_hang(lab: Lab, router: Router) -> None:
     assert "Connection reset" in connection.output()
 
 
-@on(EACH)
+@on(MODES)
 def test_a_superseded_prefix_is_served_inbound_until_its_lifetime_ends(
     lab: Lab, router: Router
 ) -> None:
@@ -92,12 +95,12 @@ def test_a_superseded_prefix_is_served_inbound_until_its_lifetime_ends(
     lab.wait(lambda: time.time() > deadline, 5, "the lifetime to end")
     router.pd("restore")
     assert router.prefixes() == {NEW: "current"}
-    assert ping(lab, "isp", old) != f"answered by {new}" and not reaches(lab, "isp", old)
+    assert ping(lab, "isp", old) != f"answered by {new}" and unanswered(lab, "isp", old)
     assert reaches(lab, "isp", new)
     assert not router.routes("exact", OLD) and router.routes("exact", NEW)
 
 
-@on(EACH)
+@on(MODES)
 def test_inbound_flows_of_a_superseded_prefix_go_on(lab: Lab, router: Router) -> None:
     """Without conntrack TCP connections to it do not."""
     router.set(OLD)
@@ -110,12 +113,13 @@ def test_inbound_flows_of_a_superseded_prefix_go_on(lab: Lab, router: Router) ->
         lab.wait(lambda: len(connection.output()) > said + 50, 5, "ten more words")
         assert connection.running
     else:
-        assert ask(lab, "isp", "tcp", router.outside(A)).startswith("failed")
+        again = ask(lab, "isp", "tcp", router.outside(A), patience=1)
+        assert again == "failed: timed out"
         assert connection.wait(5) == 0
         assert connection.output()[said:] == "ended: timed out\n"
 
 
-@on(EACH)
+@on(MODES)
 def test_a_prefix_that_comes_back_is_used_again(lab: Lab, router: Router) -> None:
     echo = Echo(lab, "isp", SERVER)
     for prefix in (OLD, NEW, OLD):
@@ -142,20 +146,20 @@ def test_the_only_prefix_is_kept_when_its_lifetime_is_over(lab: Lab, router: Rou
     assert reaches(lab, "a", SERVER) and reaches(lab, "isp", router.outside(A))
     assert "expired" in router.pd("status").stdout
     router.hook("RELEASE6")
-    assert not reaches(lab, "a", SERVER)
+    assert unanswered(lab, "a", SERVER)
 
 
 def test_the_only_prefix_is_withdrawn_when_the_configuration_says_so(
     lab: Lab, router: Router
 ) -> None:
     lifetime_over(lab, router, 'on_expire = "withdraw"')
-    assert not reaches(lab, "a", SERVER) and not reaches(lab, "isp", router.outside(A))
+    assert unanswered(lab, "a", SERVER) and unanswered(lab, "isp", router.outside(A))
     assert lab.count().leaked == 0
     router.hook("BOUND6", dhcp(OLD))
     assert reaches(lab, "a", SERVER)
 
 
-@on(EACH)
+@on(MODES)
 def test_a_delegation_that_grows_keeps_its_flows(lab: Lab, router: Router) -> None:
     router.hook("BOUND6", dhcp(OLD))
     Echo(lab, "isp", SERVER)
@@ -183,7 +187,7 @@ def arrived(lab: Lab, host: str) -> int:
     return int(text.split("packets ")[1].split()[0])
 
 
-@on(ALL)
+@on(EACH)
 def test_new_flows_from_outside_and_around_survive_changes(lab: Lab, router: Router) -> None:
     router.set(OLD)
     lab.conntrack_timeout(2)
@@ -220,7 +224,7 @@ def edits(router: Router) -> list[str]:
     ]
 
 
-@on(ALL)
+@on(EACH)
 def test_a_repair_under_load_loses_and_leaks_nothing(lab: Lab, router: Router) -> None:
     router.set(OLD)
     lab.conntrack_timeout(2)

@@ -10,12 +10,14 @@ from .pd import (
     EACH,
     IPTABLES,
     ISP,
+    MODES,
     NEEDS_ROOT,
     NETMAP,
     NEW,
+    NFTABLES,
     OLD,
-    RFC6296,
     STATELESS,
+    UNTRACKED,
     A,
     B,
     Echo,
@@ -25,6 +27,7 @@ from .pd import (
     dhcp,
     on,
     reaches,
+    unanswered,
 )
 
 pytestmark = NEEDS_ROOT
@@ -226,7 +229,7 @@ def test_beside_another_firewall(router: Router, load: Callable[[Lab], None], fi
 
 
 @on(IPTABLES)
-@pytest.mark.parametrize("name", FIREWALLS)
+@pytest.mark.parametrize("name", ["stateful and masquerade", "ip6tables", "ip6tables-legacy"])
 def test_ip6tables_beside_another_firewall(router: Router, name: str) -> None:
     """Chains of nat of the same priority: the last to come is asked first."""
     router.pd("restore")
@@ -234,9 +237,6 @@ def test_ip6tables_beside_another_firewall(router: Router, name: str) -> None:
 
 
 # ---- modes that conntrack does not know of -----------------------------------------------------
-
-UNTRACKED = [STATELESS, *RFC6296]
-
 
 def stateful(variant: Variant) -> str:
     """The stateful firewall as it has to be for the mode."""
@@ -275,18 +275,18 @@ def test_a_stateful_firewall_that_does_not_know_the_mode(lab: Lab, router: Route
     lab.nft("router", STATEFUL)
     router.set(OLD)
     assert reaches(lab, "a", SERVER) == (router.variant == STATELESS)
-    assert not reaches(lab, "isp", router.outside(A))
-    assert not reaches(lab, "a", router.outside(B))
+    assert unanswered(lab, "isp", router.outside(A))
+    assert unanswered(lab, "a", router.outside(B))
 
 
-@on(EACH)
+@on(MODES)
 def test_a_firewall_that_is_reloaded_under_load_loses_nothing(lab: Lab, router: Router) -> None:
     firewall = stateful(router.variant)
     lab.nft("router", firewall)
     router.set(OLD)
     lab.conntrack_timeout(2)
     flows = lab.start_flows()
-    for _ in range(20):
+    for _ in range(20 if router.variant == NFTABLES else 8):
         lab.nft("router", "table inet filter\ndelete table inet filter\n" + firewall)
         router.pd("restore")
     sent = flows.stop()
@@ -310,10 +310,10 @@ def test_masquerade_of_others_goes_on(lab: Lab, router: Router) -> None:
     assert lab.count().leaked == 0
 
 
-@on(NETMAP)
+@on(NETMAP[:2])
 def test_a_packet_that_a_firewall_drops_stays_dropped(lab: Lab, router: Router) -> None:
     lab.nft("router", STATEFUL.replace("ct status dnat accept", ""))
     router.set(OLD)
-    assert not reaches(lab, "isp", router.outside(A))
-    assert not reaches(lab, "a", router.outside(B))
+    assert unanswered(lab, "isp", router.outside(A))
+    assert unanswered(lab, "a", router.outside(B))
     assert reaches(lab, "a", SERVER)

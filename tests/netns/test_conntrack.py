@@ -19,7 +19,7 @@ from .pd import (
     on,
 )
 
-pytestmark = [*NEEDS_ROOT, on(NETMAP)]
+pytestmark = NEEDS_ROOT
 
 MASQUERADE = """
 table inet user {
@@ -53,6 +53,7 @@ def one_flow_each(lab: Lab, router: Router) -> None:
     assert lab.run("a", bound).stdout == "x\n"  # the user's own masquerade rule
 
 
+@on(NETMAP)
 def test_only_the_old_prefixes_outbound_flows_are_removed(lab: Lab, router: Router) -> None:
     lab.nft("router", MASQUERADE)
     router.set(OLD)
@@ -67,6 +68,7 @@ def test_only_the_old_prefixes_outbound_flows_are_removed(lab: Lab, router: Rout
     assert set(after) == set(before) - {flow for flow in before if before[flow] in gone}
 
 
+@on(NETMAP)
 def test_marks_of_others_are_preserved(lab: Lab, router: Router) -> None:
     lab.nft("router", MASQUERADE)
     router.set(OLD)
@@ -81,6 +83,7 @@ def test_marks_of_others_are_preserved(lab: Lab, router: Router) -> None:
     assert echo.sources() == {router.outside(A), router.outside(A, NEW)}
 
 
+@on(NETMAP[:2])
 def test_the_mask_decides_which_bits_are_ours(lab: Lab, router: Router) -> None:
     router.configure(config() + "[firewall]\nct_mark_mask = 0xff\n")
     router.set(OLD)
@@ -92,6 +95,7 @@ def test_the_mask_decides_which_bits_are_ours(lab: Lab, router: Router) -> None:
     assert not router.flows("-r", SERVER)
 
 
+@on(NETMAP[:2])
 def test_ten_thousand_foreign_flows_are_left_alone(lab: Lab, router: Router) -> None:
     router.set(OLD)
     lab.run("isp", ["ip", "-6", "route", "add", "fd5e:ed00:1234::/58", "via", "2001:db8:ffff::2"])
@@ -102,6 +106,7 @@ def test_ten_thousand_foreign_flows_are_left_alone(lab: Lab, router: Router) -> 
     assert set(before) == set(router.flows())
 
 
+@on(NETMAP)
 def test_inbound_flows_of_a_superseded_prefix_are_kept(lab: Lab, router: Router) -> None:
     router.set(OLD)
     Echo(lab, "a")
@@ -113,6 +118,7 @@ def test_inbound_flows_of_a_superseded_prefix_are_kept(lab: Lab, router: Router)
     assert list(router.flows("-p", "tcp")) == [flow]
 
 
+@on(NETMAP)
 def test_a_release_removes_all_flows_of_the_prefix_and_no_others(
     lab: Lab, router: Router
 ) -> None:
@@ -131,6 +137,7 @@ def port(flow: str) -> int:
     return int(flow.split("sport=")[1].split()[0])
 
 
+@on(NETMAP[:2])
 def test_more_prefixes_than_generations(lab: Lab, router: Router) -> None:
     Echo(lab, "isp", SERVER)
     for number in range(1, 13):
@@ -143,6 +150,7 @@ def test_more_prefixes_than_generations(lab: Lab, router: Router) -> None:
     router.pd("plan")
 
 
+@on(NETMAP)
 def test_flush_removes_the_flows_that_it_stops_translating(lab: Lab, router: Router) -> None:
     lab.nft("router", MASQUERADE)
     router.set(OLD)
@@ -154,6 +162,7 @@ def test_flush_removes_the_flows_that_it_stops_translating(lab: Lab, router: Rou
     assert gone == {1001, 1002, 1003}
 
 
+@on(NETMAP[:2])
 def test_a_cleaning_that_was_cut_off_is_finished_by_the_next_pass(
     lab: Lab, router: Router
 ) -> None:

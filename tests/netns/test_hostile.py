@@ -12,9 +12,10 @@ from tests.lab.servers import HOOK_DIRECTORY
 
 from .pd import (
     ENVIRONMENT,
+    IPTABLES,
     NEEDS_ROOT,
-    NETMAP,
     NEW,
+    NFTABLES,
     OLD,
     ROOT,
     STATE,
@@ -130,7 +131,7 @@ def known(router: Router) -> dict[str, Any]:
     return json.loads(router.lab.read("router", STATE))["uplinks"]["wan"]
 
 
-@on(NETMAP, scope="module")
+@on([NFTABLES], scope="module")
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_reply_changes_nothing(settled: Router, name: str) -> None:
     held, before = kernel(settled), known(settled)
@@ -150,6 +151,15 @@ def test_a_hostile_reply_changes_nothing(settled: Router, name: str) -> None:
     assert not settled.lab.path("router", "/run/pwned").exists()
 
 
+@on(IPTABLES, scope="module")
+@pytest.mark.parametrize("name", ["everything", "a length that is a command", "a line break"])
+def test_a_hostile_reply_changes_nothing_in_ip6tables(settled: Router, name: str) -> None:
+    held, before = kernel(settled), known(settled)
+    settled.hook("RENEW6", HOSTILE[name], code=65)
+    assert kernel(settled) == held
+    assert known(settled)["prefixes"] == before["prefixes"]
+
+
 def test_the_next_good_reply_counts(router: Router) -> None:
     router.set(OLD)
     router.hook("RENEW6", HOSTILE["a ULA"], code=65)
@@ -159,7 +169,7 @@ def test_the_next_good_reply_counts(router: Router) -> None:
     assert router.status()["uplinks"][0]["refusal"] is None
 
 
-@on(NETMAP[:1], scope="module")
+@on([NFTABLES], scope="module")
 def test_a_refusal_is_shown_to_people(settled: Router) -> None:
     settled.hook("RENEW6", HOSTILE["link-local with a zone"], code=65)
     text = settled.pd("status", code=None).stdout
@@ -200,7 +210,7 @@ def test_a_prefix_of_another_uplink_is_refused() -> None:
         assert (router.prefixes(), router.prefixes("second")) == ({OLD: "current"}, {})
 
 
-@on(NETMAP[:1], scope="module")
+@on([NFTABLES], scope="module")
 @pytest.mark.parametrize("value", ["fe80::/58", "::/0", "2001:db8::1/58", "2001:db8:8000::", "x"])
 def test_set_refuses_what_the_hook_refuses(settled: Router, value: str) -> None:
     done = settled.pd("set", "wan", value, code=65)

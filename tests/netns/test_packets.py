@@ -123,7 +123,7 @@ def test_packet_marks_of_others_do_not_break_hairpin(lab: Lab, shared: Router) -
     outside, inside = Echo(lab, "isp"), Echo(lab, "b")
     lab.nft("router", MARKS)
     try:
-        assert (ask(lab, "a", "tcp", b) == "same") == tracked
+        assert (ask(lab, "a", "tcp", b, patience=1) == "same") == tracked
         assert reaches(lab, "router", b) or not tracked
         assert ask(lab, "a", "udp", SERVER) == "same"
     finally:
@@ -201,6 +201,6 @@ def test_a_far_host_learns_the_path_mtu_into_the_lan(lab: Lab, shared: Router) -
     Echo(lab, "a")
     with narrow(lab, "router", "lan0"):
         assert ask(lab, "isp", "tcp", a) == "same"
-        said = ask(lab, "isp", "tcp", a, MEGABYTE)
+        said = ask(lab, "isp", "tcp", a, MEGABYTE, patience=1 if unseen(shared) else 3)
         assert learned_mtu(lab, "isp", a) == (not unseen(shared))
     assert said == ("failed: timed out" if unseen(shared) else "same")

@@ -72,7 +72,8 @@ def without_jumps(name: str) -> Wanted:
 # ---- jumps -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("jumps", [(PLAIN,), (OTHER, PLAIN, OTHER), (OTHER, OWN), (OWN, OWN)])
+@pytest.mark.parametrize("jumps", [(PLAIN,), (OTHER, PLAIN, OTHER), (OTHER, OWN), (OWN, OWN),
+                                   (PLAIN, OWN)])
 def test_one_jump_is_enough_wherever_it_stands_and_whoever_made_it(jumps: tuple[Seen, ...]) -> None:
     assert iptables.plan(SCENARIOS["first-prefix"], with_jumps(*jumps)) is None
 
@@ -80,7 +81,7 @@ def test_one_jump_is_enough_wherever_it_stands_and_whoever_made_it(jumps: tuple[
 @pytest.mark.parametrize(
     ("jumps", "jump", "unjump"),
     [((), 1, 0), ((OTHER,), 1, 0), ((PLAIN, PLAIN), 0, 1), ((PLAIN, OTHER, PLAIN, PLAIN), 0, 2),
-     ((PLAIN, OWN), 0, 1)],
+     ((PLAIN, OWN, PLAIN), 0, 1)],
 )
 def test_a_missing_jump_is_made_and_plain_ones_too_many_go(
     jumps: tuple[Seen, ...], jump: int, unjump: int

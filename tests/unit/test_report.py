@@ -11,7 +11,8 @@ def ok(links: dict[str, bool]) -> bool:
     """The verdict with a prefix on the first of two uplinks."""
     both = config(*BOTH, uplinks=(WAN, WAN2))
     known = after(reply(*told(P1)), config=both)
-    view = report.View(known, desired(both, known, links, NOW), None, links, (), "")
+    view = report.View(known, desired(both, known, links, NOW),
+                       {"outbound": frozenset(), "inbound": frozenset()}, links, (), "")
     return bool(report.status(both, view, NOW)["ok"])
 
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from pdreactor import state
 from pdreactor.errors import EX_IOERR, PermissionDenied, StateError
+from pdreactor.keys import TAKEN
 from pdreactor.model import Happening, Holding, Prefix, Refusal, Stamp, State, UplinkState
 
 from .values import P1, P2, after, reply, told
@@ -44,7 +45,8 @@ uplinks = st.dictionaries(texts, st.tuples(
     st.lists(st.builds(Prefix, networks, maybe, maybe, maybe, numbers, numbers, numbers, texts,
                        st.none() | networks, maybe), max_size=4),
     st.none() | st.builds(Refusal, numbers, texts, texts)), max_size=4)
-chains = st.from_regex(r"[A-Za-z_][A-Za-z0-9_.-]{0,21}", fullmatch=True)
+chains = st.from_regex(r"[a-z_][a-z0-9_.-]{0,21}", fullmatch=True).filter(
+    lambda name: name.upper() not in TAKEN)
 states = st.builds(
     lambda up, doomed, history, applied, held, modes: State(
         {name: uplink(number, *parts) for number, (name, parts) in enumerate(up.items(), 1)},
@@ -57,7 +59,7 @@ states = st.builds(
     st.lists(st.builds(Holding, st.sampled_from(["nf_tables", "legacy"]), chains, chains,
                        st.booleans(), st.lists(texts, max_size=2).map(tuple)), max_size=2).map(
         tuple),
-    st.dictionaries(networks, texts, max_size=3).map(lambda modes: tuple(modes.items())))
+    st.lists(st.tuples(networks, texts, texts), max_size=3).map(tuple))
 
 
 @given(states)
@@ -123,7 +125,7 @@ HOSTILE = {
     "history of numbers": document(history=[1]),
     "chains of another program": document(held=[["ebtables", "x", "y", True, []]]),
     "chains with a line feed": document(held=[["legacy", "x\n-F", "y", True, []]]),
-    "modes of what is no prefix": document(modes={"x": "netmap"}),
+    "modes of what is no prefix": document(modes=[["x", "wan", "netmap"]]),
     "applied a list": document(applied=[]),
     "applied not a prefix": document(applied={"wan": ["everything"]}),
     "two uplinks of one number": two_alike(),

@@ -519,7 +519,7 @@ def test_without_ip6tables_the_packages_are_named(programs: Programs, tmp_path: 
             ask()
     programs()
     (tmp_path / "ip6tables-restore").unlink()
-    with pytest.raises(BackendMissing, match=r"no ip6tables-restore beside .*install iptables on"):
+    with pytest.raises(BackendMissing, match=r"no ip6tables-restore .*beside .*install iptables"):
         Ip6tables()
 
 
