@@ -107,4 +107,5 @@ def test_flush_finds_chains_that_nobody_remembers(lab: Lab, router: Router) -> N
     router.configure(config())
     router.pd("restore")
     router.pd("flush", "--forget")
-    assert "pdreactor_" not in router.run("ip6tables-legacy-save") + router.run("ip6tables-nft-save")
+    for program in ("ip6tables-legacy-save", "ip6tables-nft-save"):
+        assert "pdreactor_" not in router.run(program)
