@@ -205,7 +205,7 @@ def test_new_flows_from_outside_and_around_survive_changes(lab: Lab, router: Rou
 
 CHAINS = {
     "netmap": ("postrouting", "prerouting", "output"),
-    "stateless": ("outward", "inward", "local-out", "local-in"),
+    "stateless": ("inward", "local-out", "local-in"),
 }
 TABLES = {"netmap": ("nat",), "rfc6296": ("mangle", "raw")}
 

@@ -150,7 +150,7 @@ DAMAGE = {
 
 
 OF_STATELESS = {
-    "a rule in front": does("nft insert rule ip6 pdreactor outward accept"),
+    "a rule in front": does("nft insert rule ip6 pdreactor guard accept"),
     "a chain flushed": does("nft flush chain ip6 pdreactor inward"),
     "a chain of corrections flushed": does("nft flush chain ip6 pdreactor settle"),
     "a rewriting chain flushed": does(
