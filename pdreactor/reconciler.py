@@ -10,14 +10,14 @@ import time
 from collections.abc import Callable
 from functools import partial
 from ipaddress import IPv6Network
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import document, events, log, state, transition
 from .desired import desired
 from .errors import BackendMissing, PdreactorError, PermissionDenied, Refused, StateError
 from .kernel.link import links, on_link
 from .model import Config, Desired, Event, State, Uplink
-from .nat import Firewall, notes, remove
+from .nat import Firewall, begin, notes, remove
 
 if TYPE_CHECKING:
     from .report import View
@@ -128,8 +128,9 @@ def reconcile(config: Config, reason: str, unsaved: state.Unsaved | None = None)
     """
     errors: list[PdreactorError] = [unsaved] if unsaved else []
     with state.Lock(config.state_dir, "pass.lock", PASS_WAIT):
+        begun = begin(config)
         known = current(unsaved.known, config) if unsaved else _up_to_date(config, errors)
-        work = _Work(config, known, wish(config, known))
+        work = _Work(config, known, wish(config, known), begun)
         changes = _switch_nat(work)
         for step in (_finish_nat, _reconcile_routes, _clean_conntrack, _note_applied):
             try:
@@ -179,11 +180,11 @@ def _links(config: Config) -> dict[str, bool]:
 class _Work:
     """What one pass works with."""
 
-    def __init__(self, config: Config, known: State, wanted: Desired) -> None:
+    def __init__(self, config: Config, known: State, wanted: Desired, begun: Any) -> None:
         self.config, self.known, self.wanted = config, known, wanted
         self.exposed = known.exposed
         self.told: list[dict[str, str]] = []  # variables for on_change, by uplink
-        self.firewall = Firewall(config, wanted.nat, known.held)
+        self.firewall = Firewall(config, wanted.nat, known.held, begun)
 
 
 def _switch_nat(work: _Work) -> list[str]:

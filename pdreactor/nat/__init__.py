@@ -76,10 +76,26 @@ def holding(config: Config) -> Holding | None:
     return Holding(variant, config.dnat_chain, config.snat_chain, config.jumps, modes)
 
 
+def begin(config: Config) -> Any:
+    """Start what takes a while, for a pass that is likely to change something: the seam of
+    ip6tables, which ``Firewall`` takes. None where there is nothing to start."""
+    try:
+        here = holding(config)
+        if here is None or here.variant == "legacy":
+            return None
+        from ..kernel.ip6tables import Ip6tables
+
+        tables = {"netmap": ("nat",), "rfc6296": ("raw", "mangle")}
+        return Ip6tables([table for mode in here.modes for table in tables[mode]], writing=True)
+    except BackendMissing:
+        return None  # it is said where it is needed
+
+
 class Firewall:
     """All parts of one pass. ``held`` has the chains that earlier configurations may have left."""
 
-    def __init__(self, config: Config, nat: Nat, held: Collection[Holding]) -> None:
+    def __init__(self, config: Config, nat: Nat, held: Collection[Holding],
+                 begun: Any = None) -> None:
         self.here: Holding | None = None
         self._missing: BackendMissing | None = None
         try:
@@ -94,6 +110,8 @@ class Firewall:
         self._table = Part(nftables, _nft, guard if self.here or self._missing else nat)
         earlier = frozenset(mode for one in held if _same(one, self.here) for mode in one.modes)
         self._chains = _chains(self.here, nat, earlier) if self.here else None
+        if self._chains:
+            self._chains.seam = begun
         self._parts: list[Part] = []
         self._old = [one for one in held if not _same(one, self.here)]
 
@@ -147,6 +165,8 @@ class Firewall:
 
     def finish(self) -> list[str]:
         """What comes after the switch: left-overs, and the chains of earlier configurations."""
+        if self._chains and hasattr(self._chains.seam, "close"):
+            self._chains.seam.close()
         for part in self._parts:
             part.finish()
         return [line for old in self.old() for line in _taken_away(old)]

@@ -81,7 +81,7 @@ def _read(seam: Seam, held: Holding, tables: Iterable[str]) -> Observed:
 
 
 Translated = Mapping[str, Mapping[str, Sequence[Rule | Seen]]]
-PAIR = re.compile(r"(outbound|inbound|hairpin) [A-Za-z0-9_-]+ (\S+/\d+) (\S+/\d+) [0-9a-f]{8}")
+PAIR = (r"(outbound|inbound|hairpin) [A-Za-z0-9_-]+ (\S+/\d+) (\S+/\d+) [0-9a-f]{8}")
 
 
 def translated(tables: Translated) -> dict[str, frozenset[str]]:
@@ -89,7 +89,7 @@ def translated(tables: Translated) -> dict[str, frozenset[str]]:
     "inbound" (also from inside: hairpin) has "EXTERNAL : INTERNAL" ones."""
     found: dict[str, set[str]] = {"outbound": set(), "inbound": set(), "hairpin": set()}
     for comment in _comments_of_ours(tables):
-        if pair := PAIR.fullmatch(comment):
+        if pair := re.fullmatch(PAIR, comment):
             found[pair[1]].add(f"{pair[2]} : {pair[3]}")
     return {"outbound": frozenset(found["outbound"]),
             "inbound": frozenset(found["inbound"] | found["hairpin"])}
