@@ -3,6 +3,8 @@
     talk.py serve ADDRESS PORT                  echo over TCP and UDP; prints each peer it saw
     talk.py ask PROTOCOL TARGET PORT BYTES SOURCE_PORT PATIENCE
                                                 send, compare the echo, print "same" or what failed
+    talk.py stream ADDRESS PORT                 as "flows.py echo", and its last answer goes out
+                                                all the time; prints each peer it saw
     talk.py tell TARGET PORT SOURCE_PORT        send one datagram
     talk.py hold TARGET PORT                    a TCP connection that says something all the time;
                                                 prints "open", each answer, and how it ended
@@ -89,6 +91,21 @@ def ask(protocol: str, target: str, port: str, size: str, source: str, patience:
     return "same" if echo == data else f"failed: {len(echo)} of {len(data)} bytes, or others"
 
 
+def stream(address: str, port: str) -> None:
+    """Answer without end until killed."""
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as server:
+        server.bind((address, int(port)))
+        print("ready", flush=True)
+        answer, peer = b"", ("", 0)
+        while True:
+            if select.select([server], [], [], 0.0002 if answer else None)[0]:
+                data, source = server.recvfrom(200)
+                if source[:2] != peer[:2]:
+                    print(*source[:2], flush=True)
+                answer, peer = data + b" " + source[0].encode(), source
+            server.sendto(answer, peer)
+
+
 def tell(target: str, port: str, source: str) -> None:
     """Send and leave."""
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as client:
@@ -113,8 +130,8 @@ def hold(target: str, port: str) -> str:
 
 def main(mode: str, *rest: str) -> None:
     """Run one mode."""
-    if mode in ("serve", "tell"):
-        {"serve": serve, "tell": tell}[mode](*rest)
+    if mode in ("serve", "stream", "tell"):
+        {"serve": serve, "stream": stream, "tell": tell}[mode](*rest)
     else:
         print({"ask": ask, "hold": hold}[mode](*rest), flush=True)
 
