@@ -67,7 +67,7 @@ def whole(router: Router) -> bool:
 # ---- nothing to do, nothing done -------------------------------------------------------------
 
 
-@on([*EACH, IPTABLES[1]])
+@on(ALL)
 def test_a_second_pass_writes_nothing(lab: Lab, settled: Router) -> None:
     settled.set(NEW)
     settled.pd("restore")
@@ -167,6 +167,7 @@ OF_IP6TABLES = {
     "a chain flushed": "-F pdreactor_dnat",
     "a jump deleted": "-D PREROUTING -j pdreactor_dnat",
     "a jump twice": "-A PREROUTING -j pdreactor_dnat",
+    "everything flushed": "-F",
     "everything deleted": "-F && {ip6tables} -X",
 }
 
