@@ -31,11 +31,12 @@ def echo_tcp(connection: socket.socket) -> None:
             pass  # reset: the test looks at the other end
 
 
-def echo_udp(datagrams: socket.socket) -> tuple[str, int]:
-    """Send one datagram back, from the address that it was sent to; returns its sender."""
+def echo_udp(datagrams: socket.socket) -> None:
+    """Send one datagram back, from the address that it was sent to. Its sender is printed first:
+    who has got the answer may look at once."""
     data, where, _flags, peer = datagrams.recvmsg(65536, 256)
+    print("udp", peer[0], peer[1], flush=True)
     datagrams.sendmsg([data], where, 0, peer)
-    return peer[0], peer[1]
 
 
 def serve(address: str, port: str) -> None:
@@ -50,10 +51,10 @@ def serve(address: str, port: str) -> None:
         for ready in select.select([stream, datagrams], [], [])[0]:
             if ready is stream:
                 connection, peer = stream.accept()
-                threading.Thread(target=echo_tcp, args=(connection,), daemon=True).start()
                 print("tcp", peer[0], peer[1], flush=True)
+                threading.Thread(target=echo_tcp, args=(connection,), daemon=True).start()
             else:
-                print("udp", *echo_udp(datagrams), flush=True)
+                echo_udp(datagrams)
 
 
 def ask_tcp(client: socket.socket, data: bytes) -> bytes:

@@ -133,6 +133,36 @@ def test_packet_marks_of_others_do_not_break_hairpin(lab: Lab, shared: Router) -
     assert ask(lab, "a", "tcp", b) == "same"
 
 
+BEFORE_AND_AFTER = """
+table ip6 around {
+    counter same { }
+    counter other { }
+    chain pre {
+        type filter hook prerouting priority -320;
+        iifname { lan0, lan1 } meta mark set 0x5
+    }
+    chain post {
+        type filter hook postrouting priority 320;
+        oifname { lan0, lan1 } iifname { lan0, lan1 } meta mark 0x5 counter name same
+        oifname { lan0, lan1 } iifname { lan0, lan1 } meta mark != 0x5 counter name other
+    }
+}
+"""
+
+
+def test_packet_marks_of_others_are_kept_and_ours_do_not_leave(
+    lab: Lab, shared: Router
+) -> None:
+    lab.nft("router", BEFORE_AND_AFTER)
+    try:
+        assert reaches(lab, "a", shared.outside(B))
+        counters = shared.run("nft", "list", "counters", "table", "ip6", "around")
+    finally:
+        lab.nft("router", "delete table ip6 around")
+    same, other = (int(part.split()[0]) for part in counters.split("packets ")[1:])
+    assert same > 0 and other == 0, counters
+
+
 # ---- ICMPv6 errors ---------------------------------------------------------------------------
 
 
