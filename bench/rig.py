@@ -104,11 +104,17 @@ class Subject:
 
     def send(self, gap: float, seconds: float = FOREVER, count: int = 1 << 31,
              sources: Sequence[str] = ()) -> Process:
-        """Start bench/sender.py on host a."""
+        """Start bench/sender.py on host a.
+
+        With a gap it runs before everything else (sched(7): SCHED_FIFO). Else a packet waits until
+        the scheduler takes the core from the hook, and up to 10 ms of that would be measured as the
+        hook's time.
+        """
         link = self.lab.link_to("a")
         own = sources or [link.address(link.peer_host)]
-        argv = [PYTHON, "-I", "-S", str(HERE / "sender.py"), SERVER, str(gap), str(seconds),
-                str(count), *own]
+        first = ["chrt", "--fifo", "1"] if gap else []
+        argv = [*first, PYTHON, "-I", "-S", str(HERE / "sender.py"), SERVER, str(gap),
+                str(seconds), str(count), *own]
         process = self.lab.start("a", argv, name="sender.py")
         process.wait_output("ready")
         return process
