@@ -15,21 +15,23 @@ from typing import Any
 
 from ..errors import BackendMissing, KernelError, NoNftables, PdreactorError, PermissionDenied
 from ..model import Config, Holding, Nat
-from . import nftables
 
 
 class Part:
-    """One program's share of the translation, during one pass. ``room`` is nftables.py or
-    iptables.py: both have the same functions; ``connect`` opens their way to the kernel."""
+    """One program's share of the translation, during one pass. ``enter`` imports the room,
+    nftables.py or iptables.py: both have the same functions; ``connect`` opens their way to the
+    kernel."""
 
-    def __init__(self, room: Any, connect: Callable[[], Any], wanted: Any) -> None:
-        self.room, self.wanted, self._connect = room, wanted, connect
+    def __init__(self, enter: Callable[[], Any], connect: Callable[[], Any], wanted: Any) -> None:
+        self._enter, self._connect, self.wanted = enter, connect, wanted
+        self.room: Any = None
         self.seam: Any = None
         self.observed: Any = None
         self.change: Any = None
 
     def plan(self) -> "Part":
         """Look, and see what is to be done: ``change`` is None when nothing is."""
+        self.room = self.room or self._enter()
         self.seam = self.seam or self._connect()
         self.observed = self.room.observe(self.seam, self.wanted)
         self.change = self.room.plan(self.wanted, self.observed)
@@ -107,7 +109,7 @@ class Firewall:
         self.notes: tuple[str, ...] = ()
         self.left: tuple[Holding, ...] = ()  # chains of earlier configurations that stay
         guard = nat._replace(lanes=(), modes=frozenset())
-        self._table = Part(nftables, _nft, guard if self.here or self._missing else nat)
+        self._table = Part(_nftables, _nft, guard if self.here or self._missing else nat)
         earlier = frozenset(mode for one in held if _same(one, self.here) for mode in one.modes)
         self._chains = _chains(self.here, nat, earlier) if self.here else None
         if self._chains:
@@ -203,7 +205,7 @@ def _beside(config: Config) -> tuple[str, ...]:
     if not any(translation.mode == "stateless" for translation in config.translations):
         return ()
     try:
-        nftables.refuse_flowtables(_nft())
+        _nftables().refuse_flowtables(_nft())
     except PermissionDenied:
         pass  # not root, who only has the configuration checked
     return ()
@@ -215,7 +217,7 @@ def remove(config: Config | None, held: Iterable[Holding]) -> tuple[Holding, ...
     remembers them."""
     nft = _nft()
     try:
-        nft.run(nftables.remove(), "remove table ip6 pdreactor")
+        nft.run(_nftables().remove(), "remove table ip6 pdreactor")
     except (KernelError, NoNftables):
         if nft.has_ip6():
             raise
@@ -251,6 +253,12 @@ def _same(one: Holding, other: Holding | None) -> bool:
     return other is not None and one[:3] == other[:3]
 
 
+def _nftables() -> Any:
+    from . import nftables
+
+    return nftables
+
+
 def _nft() -> Any:
     from ..kernel.nft import Nft
 
@@ -261,7 +269,7 @@ def _chains(held: Holding, nat: Nat | None, earlier: frozenset[str] = frozenset(
     from . import iptables
 
     wanted = iptables.Wanted(nat, held, earlier=earlier)
-    return Part(iptables, lambda: _xtables(held.variant), wanted)
+    return Part(lambda: iptables, lambda: _xtables(held.variant), wanted)
 
 
 def _xtables(variant: str) -> Any:

@@ -30,7 +30,7 @@ from ..errors import KernelBusy, KernelError
 from ..kernel.xtables import BUILTIN, Chains, Commit, Rule, Seen
 from ..model import Holding, Nat
 from .chains import NEEDED, TABLES, Tables, closed, hooks, render
-from .nftables import differences
+from .words import differences
 
 
 class Wanted(NamedTuple):

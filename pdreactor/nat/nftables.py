@@ -21,6 +21,7 @@ from ..kernel.nft import Nft
 from ..model import Nat
 from . import gate, netmap, stateless
 from .table import NOTHING, TYPES, Draft, Hook, Rule, Rules, Ruleset, place, seen
+from .words import differences
 
 FAMILY = "ip6"
 TABLE = "pdreactor"
@@ -190,10 +191,6 @@ def _led(table: Ruleset, elements: frozenset[str]) -> list[str]:
     return [rule.comment.rpartition(" ")[0] for first in firsts for rule in first]
 
 
-MOST_WORDS = 20
-"""Lines about translations; the rest is counted."""
-
-
 def words(change: Change) -> list[str]:
     """The change for people, a line each."""
     before, after = translated(change.observed), translated(change.desired)
@@ -201,16 +198,6 @@ def words(change: Change) -> list[str]:
     lines += differences("outbound", before["outbound"], after["outbound"])
     lines += differences("inbound", before["inbound"], after["inbound"])
     return lines or [f"bring table {FAMILY} {TABLE} back to what it should be"]
-
-
-def differences(direction: str, before: frozenset[str], after: frozenset[str]) -> list[str]:
-    """What is no longer translated, and what is now, for people."""
-    arrow = [(sign, text.replace(" : ", " -> ")) for sign, texts in
-             (("translate", after - before), ("no longer translate", before - after))
-             for text in sorted(texts)]
-    lines = [f"{sign} {direction} {text}" for sign, text in arrow[:MOST_WORDS]]
-    rest = len(arrow) - len(lines)
-    return lines + [f"... and {rest} more {direction}"] * bool(rest)
 
 
 # ---- apply -------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "npt": {"errors", "prefix"},
     "translate": {"errors", "model", "npt", "prefix"},
     "nat.table": {"marks", "model", "prefix"},
+    "nat.words": set(),
     "nat.gate": {"model", "nat.table"},
     "nat.netmap": {"model", "nat.table", "prefix"},
     "nat.stateless": {"marks", "model", "nat.table", "prefix"},
@@ -43,9 +44,9 @@ ALLOWED: dict[str, set[str]] = {
     "nat": {"errors", "kernel.ip6tables", "kernel.libiptc", "kernel.nft", "model", "nat.iptables",
             "nat.nftables"},
     "nat.nftables": {"errors", "kernel.nft", "model", "nat.gate", "nat.netmap", "nat.stateless",
-                     "nat.table"},
+                     "nat.table", "nat.words"},
     "nat.chains": {"kernel.xtables", "marks", "model", "prefix"},
-    "nat.iptables": {"errors", "kernel.xtables", "model", "nat.chains", "nat.nftables"},
+    "nat.iptables": {"errors", "kernel.xtables", "model", "nat.chains", "nat.words"},
     "routing": {"kernel.rtnl", "model"},
     "conntrack": {"kernel.ct", "kernel.rtnl", "log", "marks", "model"},
     "report": {"model"},
@@ -65,7 +66,7 @@ ALLOWED: dict[str, set[str]] = {
 
 PURE = {"errors", "reasons", "model", "marks", "prefix", "events", "transition", "keys", "config",
         "desired", "npt", "translate", "nat.table", "nat.gate", "nat.netmap", "nat.stateless",
-        "nat.chains", "kernel.xtables"}
+        "nat.chains", "nat.words", "kernel.xtables"}
 IMPURE = {"os", "socket", "fcntl", "subprocess", "time", "select", "signal", "threading",
           "logging", "ctypes", "urllib", "shutil", "pathlib", "syslog", "random"}
 

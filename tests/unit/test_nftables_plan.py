@@ -8,6 +8,7 @@ from pdreactor.kernel.nft import Nft
 from pdreactor.model import Nat
 from pdreactor.nat import nftables
 from pdreactor.nat.nftables import Rule, Ruleset
+from pdreactor.nat.words import MOST_WORDS
 
 from .namespace import in_new_network, needs_root
 from .scenarios import SCENARIOS, table
@@ -153,8 +154,8 @@ def test_words_are_bounded() -> None:
     texts = frozenset(f"fd00:0:0:{n:x}::/64 : 2001:db8:0:{n:x}::/64" for n in range(1000))
     many = table("first-prefix")._replace(maps={"out-wan-0.1": texts})
     lines = nftables.words(nftables.Change(None, many))
-    assert len(lines) == 1 + nftables.MOST_WORDS + 1
-    assert lines[-1] == f"... and {1000 - nftables.MOST_WORDS} more outbound"
+    assert len(lines) == 1 + MOST_WORDS + 1
+    assert lines[-1] == f"... and {1000 - MOST_WORDS} more outbound"
 
 
 # ---- in the kernel ---------------------------------------------------------------------------
