@@ -231,6 +231,6 @@ def test_a_far_host_learns_the_path_mtu_into_the_lan(lab: Lab, shared: Router) -
     Echo(lab, "a")
     with narrow(lab, "router", "lan0"):
         assert ask(lab, "isp", "tcp", a) == "same"
-        said = ask(lab, "isp", "tcp", a, MEGABYTE, patience=1 if unseen(shared) else 3)
+        said = ask(lab, "isp", "tcp", a, MEGABYTE, patience=1 if unseen(shared) else 20)
         assert learned_mtu(lab, "isp", a) == (not unseen(shared))
     assert said == ("failed: timed out" if unseen(shared) else "same")
