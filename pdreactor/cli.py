@@ -18,10 +18,11 @@ from .errors import (
     BackendMissing,
     ConfigError,
     PdreactorError,
+    Refused,
     UsageError,
 )
-from .model import Config, Delegation, Event, Uplink
-from .prefix import acceptable, parse_address, parse_decimal, parse_prefix
+from .model import Config, Delegation, Down, Event, Uplink
+from .prefix import acceptable, parse_address, parse_decimal, parse_prefix, shown
 
 EPILOG = "Exit codes are those of sysexits.h; see pdreactor(8)."
 
@@ -108,6 +109,10 @@ def _add_verbs(verbs: Any) -> None:
     unset = _add(verbs, _unset, "unset", "say that a prefix, or all of an uplink, is gone")
     unset.add_argument("uplink")
     unset.add_argument("prefix", nargs="?")
+    use = _add(verbs, _use, "uplink", "take an uplink out of use, or back in")
+    use.add_argument("uplink")
+    use.add_argument("state", choices=("up", "down"))
+    use.add_argument("--reason", metavar="TEXT", default="", help="shown by status")
     flush = _add(verbs, _flush, "flush", "remove everything of pdreactor from the kernel")
     flush.add_argument("--forget", action="store_true", help="and remove the state")
 
@@ -141,7 +146,7 @@ def _hook(options: argparse.Namespace) -> int:
 
 def _restore(options: argparse.Namespace) -> int:
     outcome = reconciler.reconcile(_config(options), "restore")
-    for problem in outcome.wanted.problems:
+    for problem in outcome.problems:
         log.warning(problem.message, uplink=problem.uplink)
     return EX_OK
 
@@ -221,6 +226,26 @@ def _unset(options: argparse.Namespace) -> int:
     return EX_OK
 
 
+def _use(options: argparse.Namespace) -> int:
+    config = _config(options)
+    uplink = _named(config, options.uplink)
+    down = options.state == "down"
+    if options.reason and not down:
+        raise UsageError("--reason is for an uplink that goes down")
+    reconciler.use(config, uplink, Down(int(time.time()), _line(options.reason)) if down else None)
+    return EX_OK
+
+
+LONGEST_REASON = 200
+
+
+def _line(text: str) -> str:
+    if not text.isprintable() or len(text) > LONGEST_REASON:
+        raise Refused(f"--reason {shown(text)}: must be one line of at most {LONGEST_REASON} "
+                      f"printable characters")
+    return text
+
+
 def _flush(options: argparse.Namespace) -> int:
     try:
         config = _config(options)
@@ -231,12 +256,17 @@ def _flush(options: argparse.Namespace) -> int:
     return EX_OK
 
 
-def _uplink(config: Config, name: str) -> Uplink:
+def _named(config: Config, name: str) -> Uplink:
     try:
-        uplink = config.uplink(name)
+        return config.uplink(name)
     except KeyError:
         names = ", ".join(uplink.name for uplink in config.uplinks)
         raise UsageError(f"{config.path} has no uplink {name!r}; it has: {names}") from None
+
+
+def _uplink(config: Config, name: str) -> Uplink:
+    """One whose prefix can be told."""
+    uplink = _named(config, name)
     if uplink.prefix is not None:
         raise UsageError(f"uplink {name} has the static prefix {uplink.prefix}: change it in "
                          f"{config.path}")

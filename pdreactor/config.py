@@ -6,16 +6,19 @@ ipaddress do not need anyway (difflib only to name the nearest key).
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from ipaddress import IPv6Network
 from typing import Any
 
 from . import marks
 from .errors import ConfigError, Refused
-from .keys import KNOWN, REQUIRED, TOP, span
-from .model import Command, Config, Translation, Uplink
+from .keys import KNOWN, REQUIRED, TOP, span, table_number
+from .model import AUTO, Command, Config, Translation, Uplink
 from .prefix import acceptable, shown
 
 Values = dict[str, Any]
+Names = Callable[[], Mapping[str, int]]
+"""The names of routing tables, asked for only when the configuration has one."""
 Span = tuple[int, int, int]
 """(first address, last address, index of the translation)."""
 MAX_UPLINKS = 15
@@ -36,7 +39,7 @@ def parse(text: str, path: str) -> Config:
     return check(document, path)
 
 
-def check(document: Values, path: str) -> Config:
+def check(document: Values, path: str, names: Names = dict) -> Config:
     """Check a document; ConfigError with every mistake in it."""
     mistakes: list[str] = []
     top = {key: value for key, value in document.items() if key not in TOP or key in KNOWN[""]}
@@ -50,7 +53,9 @@ def check(document: Values, path: str) -> Config:
     commands = list(_each(document, "on_change", mistakes))
     _check_uplinks(uplinks, mistakes)
     _check_room(len(uplinks), firewall, mistakes)
+    _check_tables(uplinks, routing.get("priority"), names, mistakes)
     _check_translations(translations, uplinks, mistakes)
+    _check_together(translations, uplinks, mistakes)
     _check_static(translations, uplinks, mistakes)
     _check_modes(translations, firewall, mistakes)
     _check_chains(document.get("iptables", {}), iptables, firewall, mistakes)
@@ -143,7 +148,7 @@ def _check_uplinks(uplinks: dict[str, Values], mistakes: list[str]) -> None:
     seen: dict[str, list[tuple[str, int | None]]] = {}
     for name, row in uplinks.items():
         _check_lengths(_at("uplink", name), row, mistakes)
-        if "interface" not in row or "iaid" not in row:
+        if "interface" not in row or "iaid" not in row or row.get("prefix"):
             continue
         interface, iaid = row["interface"], row["iaid"]
         for other, taken in seen.setdefault(interface, []):
@@ -164,15 +169,44 @@ def _check_room(count: int, firewall: Values, mistakes: list[str]) -> None:
 
 def _check_lengths(where: str, row: Values, mistakes: list[str]) -> None:
     low, high = row.get("min_length"), row.get("max_length")
-    if low is None or high is None:
-        return
-    if low > high:
+    if low is not None and high is not None and low > high:
         mistakes.append(f"{where}.min_length = {low}: is more than max_length, {high}")
-    elif row.get("prefix") is not None:
+    if row.get("prefix") is not None:
         try:
-            acceptable(row["prefix"], min_length=low, max_length=high)
+            acceptable(row["prefix"], min_length=3, max_length=128)
         except Refused as exc:
             mistakes.append(f"{where}.prefix = {shown(str(row['prefix']))}: {exc}")
+
+
+def _check_tables(uplinks: dict[str, Values], priority: int | None, names: Names,
+                  mistakes: list[str]) -> None:
+    """A table of its own for each uplink that has one; names become numbers."""
+    taken = {priority: "routing.priority, the table for the router's own hairpin"}
+    for name, row in uplinks.items():
+        where, table = _at("uplink", name), row.get("table")
+        if table is None:
+            if row.get("gateway", AUTO) != AUTO:
+                mistakes.append(f"{where}.gateway = {shown(str(row['gateway']))}: is for the "
+                                f"uplink's routing table; say which one (table)")
+            continue
+        try:
+            row["table"] = number = _number(table, names)
+        except Refused as exc:
+            mistakes.append(f"{where}.table = {shown(table)}: {exc}")
+            continue
+        if number in taken:
+            mistakes.append(f"{where}.table = {shown(table)}: is {taken[number]}; each uplink "
+                            f"needs its own")
+        taken.setdefault(number, f"uplink.{name}'s")
+
+
+def _number(table: int | str, names: Names) -> int:
+    if isinstance(table, int):
+        return table
+    known = names()
+    if table not in known:
+        raise Refused("no such name in /etc/iproute2/rt_tables or rt_tables.d/*.conf")
+    return table_number(known[table])
 
 
 def _check_translations(
@@ -198,6 +232,32 @@ def _check_translations(
         mistakes += [f"translation[{one}].subnet: overlaps translation[{other}].subnet "
                      f"on uplink {name}: one slice of its prefix for both"
                      for one, other in _overlaps(spans)]
+
+
+def _check_together(rows: list[Values], uplinks: dict[str, Values], mistakes: list[str]) -> None:
+    """Uplinks that carry the same hosts: with source-based routing they all need a table, or what
+    the rules leave over would go wherever table main says."""
+    spans = sorted((*span(row["internal"]), index) for index, row in enumerate(rows)
+                   if "internal" in row)
+    end, group = -1, dict[str, int]()
+    for first, last, index in spans:
+        if first > end:
+            _check_group(group, uplinks, mistakes)
+            group = {}
+        end = max(end, last)
+        row = rows[index]
+        for name in row.get("uplinks") or row.get("uplink") or ():
+            group.setdefault(name, index)
+    _check_group(group, uplinks, mistakes)
+
+
+def _check_group(group: dict[str, int], uplinks: dict[str, Values], mistakes: list[str]) -> None:
+    without = [n for n in group if n in uplinks and uplinks[n].get("table", 0) is None]
+    having = [n for n in group if n in uplinks and uplinks[n].get("table") is not None]
+    if without and having:
+        mistakes.append(f"{_at('uplink', without[0])}.table: is required, for translation"
+                        f"[{group[without[0]]}] has hosts that use uplink {having[0]} too, which "
+                        f"has one")
 
 
 def _internal_of(rows: list[Values], index: int) -> str:
@@ -306,6 +366,9 @@ def _overlaps(spans: list[Span]) -> Iterator[tuple[int, int]]:
 
 
 def _warnings(rows: list[Values]) -> Iterator[str]:
+    sharing: dict[IPv6Network, set[str]] = {}
+    for row in rows:
+        sharing.setdefault(row["internal"], set()).update(row["uplinks"] or row["uplink"])
     for index, row in enumerate(rows):
         top = int(row["internal"].network_address) >> 120
         if top != 0xFD:
@@ -313,7 +376,7 @@ def _warnings(rows: list[Values]) -> Iterator[str]:
             if top == 0xFC:
                 reason = "is in fc00::/8; RFC 4193 assigns only fd00::/8"
             yield f"translation[{index}].internal = '{row['internal']}': {reason}"
-        if row["mode"] != "netmap" and row["uplinks"] and len(row["uplinks"]) > 1:
+        if row["mode"] != "netmap" and len(sharing[row["internal"]]) > 1:
             yield (f"translation[{index}].mode = '{row['mode']}': without conntrack a flow cannot "
                    f"stay on the uplink that it began on: it ends when its packets take another")
         if row["mode"] == "rfc6296":

@@ -1,4 +1,4 @@
-"""(configuration, state, links, now) -> what the kernel should hold. Pure.
+"""(configuration, state, links, now) -> what the firewall should do. Pure.
 
 For each uplink and each of its prefixes there is a ``Lane``: the newest usable prefix takes the
 outbound traffic of a translation, every live one is served inbound. For each interface there is a
@@ -6,12 +6,10 @@ outbound traffic of a translation, every live one is served inbound. For each in
 """
 
 from collections.abc import Iterable, Mapping
-from functools import partial
 from ipaddress import IPv6Network
 
 from . import prefix as arithmetic
 from .model import (
-    MAIN_TABLE,
     Config,
     Desired,
     Gate,
@@ -20,8 +18,6 @@ from .model import (
     Pair,
     Prefix,
     Problem,
-    Route,
-    Rule,
     Serving,
     Stamp,
     State,
@@ -29,45 +25,67 @@ from .model import (
     Uplink,
     UplinkState,
 )
-
-UNREACHABLE_METRIC = 0x7FFFFFFF
-"""Any real route to the same prefix is better than the one that says there is none."""
+from .usable import why_not
 
 
 def desired(config: Config, state: State, links: Mapping[str, bool], now: int) -> Desired:
-    """What the kernel should hold at ``now`` (epoch seconds).
+    """What the firewall should do at ``now`` (epoch seconds).
 
     ``links`` tells of each uplink's interface whether it is up with carrier; an interface that is
     missing there does not exist.
     """
     lanes: list[Lane] = []
-    served: dict[str, list[Serving]] = {}
     problems: list[Problem] = []
+    shared = _shared(config)
+    served = {uplink.name: _serve(config, uplink, _known(state, uplink), shared, now, problems)
+              for uplink in config.uplinks}
+    _take_turns(config, state, links, served)
     for uplink in config.uplinks:
-        known = state.uplinks.get(uplink.name, UplinkState(0))
-        served[uplink.name] = _serve(config, uplink, known, now, problems)
-        lanes += _lanes(uplink, known, served[uplink.name])
-        problems += _link_problem(uplink, links)
+        lanes += _lanes(uplink, _known(state, uplink), served[uplink.name])
+        if reason := why_not(uplink, _known(state, uplink), links):
+            problems.append(Problem(uplink.name, reason))
     gates = tuple(_gate(config, name, served, state, links) for name in _interfaces(config))
     modes = frozenset(translation.mode for translation in config.translations)
-    nat = Nat(config.ct_mark_mask, tuple(lanes), gates, config.guard, modes)
-    routes, rules = _routing(config, state, lanes, now)
+    nat = Nat(config.ct_mark_mask, tuple(lanes), gates, config.guard, modes, _kept(config, state))
     serving = tuple(one for among in served.values() for one in among)
-    return Desired(nat, routes, rules, tuple(problems), serving)
+    return Desired(nat, tuple(problems), serving)
+
+
+def _known(state: State, uplink: Uplink) -> UplinkState:
+    return state.uplinks.get(uplink.name, UplinkState(0))
+
+
+def _kept(config: Config, state: State) -> tuple[int, ...] | None:
+    """Flows stay on the uplink that they are on where conntrack knows them and there is a table."""
+    tracked = {name for t in config.translations if t.mode in TRACKED for name in t.uplinks}
+    uplinks = [u for u in config.uplinks if u.table is not None and u.name in tracked]
+    numbers = (_known(state, uplink).number for uplink in uplinks)
+    return tuple(number for number in numbers if number) if uplinks else None
 
 
 # ---- which prefix serves which translation -----------------------------------------------------
 
 
-def _serve(config: Config, uplink: Uplink, known: UplinkState, now: int,
-           problems: list[Problem]) -> list[Serving]:
+def _shared(config: Config) -> frozenset[IPv6Network]:
+    """Internal prefixes that have several uplinks by several translations."""
+    if len(config.uplinks) == 1:
+        return frozenset()
+    names: dict[IPv6Network, set[str]] = {}
+    for one in config.translations:
+        names.setdefault(one.internal, set()).update(one.uplinks)
+    return frozenset(internal for internal, among in names.items() if len(among) > 1)
+
+
+def _serve(config: Config, uplink: Uplink, known: UplinkState, shared: frozenset[IPv6Network],
+           now: int, problems: list[Problem]) -> list[Serving]:
     ranked = _ranked(known)
     served: list[Serving] = []
     short: dict[str, int] = {}
     for translation in config.translations:
         if uplink.name not in translation.uplinks:
             continue
-        usable = [p for p in ranked if _usable(p, translation, now)]
+        keep = translation.on_expire == "keep" and translation.internal not in shared
+        usable = [p for p in ranked if not p.expired(now) or (keep and p.superseded_at is None)]
         found = [Serving(translation, uplink.name, p, pairs, False)
                  for p in usable if (pairs := _pairs(translation, p))]
         first = next((i for i, s in enumerate(found) if s.prefix.superseded_at is None), None)
@@ -81,19 +99,37 @@ def _serve(config: Config, uplink: Uplink, known: UplinkState, now: int,
     return served
 
 
+def _take_turns(config: Config, state: State, links: Mapping[str, bool],
+                served: dict[str, list[Serving]]) -> None:
+    """By one interface a packet leaves with one source: of several uplinks there the most wanted
+    that is in use has it."""
+    several = {name for name in _interfaces(config)
+               if sum(uplink.interface == name for uplink in config.uplinks) > 1}
+    where = {u.name: u.interface for u in config.uplinks if u.interface in several}
+    if not where:
+        return
+    outs = {u.name for u in config.uplinks if why_not(u, _known(state, u), links)}
+    can = {(one.uplink, one.translation.internal)
+           for among in served.values() for one in among if one.outbound}
+    turn: dict[tuple[str, IPv6Network], str] = {}
+    for translation in config.translations:
+        for name in translation.uplinks:
+            key = where.get(name, ""), translation.internal
+            if name in where and (name, translation.internal) in can:
+                first = turn.setdefault(key, name)
+                if first in outs and name not in outs:
+                    turn[key] = name
+    for name in where:
+        served[name] = [one._replace(outbound=one.outbound and name == turn[
+            where[name], one.translation.internal]) for one in served[name]]
+
+
 def _ranked(known: UplinkState) -> list[Prefix]:
     """Current prefixes first, the one preferred for longest at the head (RFC 6724 rule 3)."""
     current = [p for p in known.prefixes if p.superseded_at is None]
     current.sort(key=lambda p: float("inf") if p.preferred_until is None else p.preferred_until,
                  reverse=True)
     return current + [p for p in known.prefixes if p.superseded_at is not None]
-
-
-def _usable(prefix: Prefix, translation: Translation, now: int) -> bool:
-    if not prefix.expired(now):
-        return True
-    only = len(translation.uplinks) == 1 and prefix.superseded_at is None
-    return only and translation.on_expire == "keep"
 
 
 def _pairs(translation: Translation, prefix: Prefix) -> tuple[Pair, ...]:
@@ -140,13 +176,6 @@ def _why_not(translation: Translation, ranked: list[Prefix], usable: list[Prefix
 
 def _times(count: int) -> str:
     return f" ({count} translations)" if count > 1 else ""
-
-
-def _link_problem(uplink: Uplink, links: Mapping[str, bool]) -> list[Problem]:
-    if links.get(uplink.interface):
-        return []
-    what = "has no carrier or is down" if uplink.interface in links else "is not there yet"
-    return [Problem(uplink.name, f"interface {uplink.interface} {what}")]
 
 
 # ---- lanes and gates ---------------------------------------------------------------------------
@@ -207,8 +236,8 @@ def _gate(config: Config, interface: str, served: Mapping[str, list[Serving]], s
     elsewhere = [u for u in config.uplinks if u.interface != interface]
     covered: dict[IPv6Network, list[IPv6Network]] = {}
     for uplink in here:
-        if not links.get(interface) and uplink.prefix is None:
-            continue  # unusable; a static prefix has no event that would say when it is back
+        if _refuses(uplink, _known(state, uplink), links):
+            continue
         for one in served[uplink.name]:
             if one.outbound:
                 covered.setdefault(one.translation.internal, []).extend(i for i, _ in one.pairs)
@@ -222,44 +251,17 @@ def _gate(config: Config, interface: str, served: Mapping[str, list[Serving]], s
         untracked=arithmetic.compact(uncovered[False]),
         bypass=arithmetic.disjoint(net for u in here for net in u.bypass),
         foreign=arithmetic.disjoint(
-            p.network for u in elsewhere
-            for p in state.uplinks.get(u.name, UplinkState(0)).prefixes),
+            p.network for u in elsewhere for p in _known(state, u).prefixes),
     )
+
+
+def _refuses(uplink: Uplink, known: UplinkState, links: Mapping[str, bool]) -> bool:
+    """True when what would leave by the uplink is to be rejected. With a table nothing is led
+    there; and a static prefix has no event that would say when its link is back."""
+    if uplink.table is not None:
+        return False
+    return known.down is not None or (uplink.prefix is None and not links.get(uplink.interface))
 
 
 def _uncovered(internal: IPv6Network, covered: list[IPv6Network]) -> tuple[IPv6Network, ...]:
     return () if internal in covered else arithmetic.subtract(internal, covered)
-
-
-# ---- routes --------------------------------------------------------------------------------------
-
-
-MOST_AROUND = 1000
-"""More runs of addresses than this in one delegation are one route for all of it. The router's own
-way to parts of the delegation that it routes untranslated is lost then."""
-
-
-def _around(lane: Lane) -> tuple[IPv6Network, ...]:
-    """What the router reaches by hairpin of a delegation, leaving alone parts that it routes."""
-    if len(arithmetic.runs(external for external, _ in lane.hairpin)) > MOST_AROUND:
-        return (lane.delegated,)
-    return arithmetic.collapse(external for external, _ in lane.hairpin)
-
-
-def _routing(config: Config, state: State, lanes: list[Lane],
-             now: int) -> tuple[tuple[Route, ...], tuple[Rule, ...]]:
-    """The unreachable route of each delegation (RFC 7084 WPD-5), so that unassigned parts of it do
-    not loop between us and the ISP, and a way around it for the router's own hairpin.
-
-    The hairpin's route is of type anycast, and not local, so that nft's ``fib daddr type local``
-    still tells the router's own addresses from it (nft_fib_ipv6.c).
-    """
-    live = [p for u in config.uplinks for p in state.uplinks.get(u.name, UplinkState(0)).prefixes]
-    routes = [Route(p.network, "unreachable", MAIN_TABLE, UNREACHABLE_METRIC)
-              for p in live if not (p.superseded_at is not None and p.expired(now))]
-    around = [network for lane in lanes for network in _around(lane)]
-    hairpin = partial(Route, type="anycast", table=config.priority, metric=1024)
-    routes += [hairpin(net) for net in around]
-    rules = [Rule(config.priority, lane.delegated, "lo", config.priority)
-             for lane in lanes if lane.hairpin]
-    return tuple(sorted(set(routes))), tuple(sorted(set(rules)))

@@ -31,7 +31,7 @@ class _Fresh:
 def load(path: str) -> Config:
     """Read and check a file; ConfigError when there is anything wrong with it."""
     try:
-        return check(_read(path), path)
+        return check(_read(path), path, _table_names)
     except FileNotFoundError:
         hint = "no such file; make one with an [uplink.NAME] table, see pdreactor.toml(5)"
         raise ConfigError(path, [hint]) from None
@@ -41,6 +41,12 @@ def load(path: str) -> Config:
         raise ConfigError(path, [f"is not UTF-8 text: {exc}"]) from None
     except (ValueError, RecursionError) as exc:
         raise ConfigError(path, [f"is not valid TOML: {exc}"]) from None
+
+
+def _table_names() -> dict[str, int]:
+    from .kernel.rttables import names
+
+    return names()
 
 
 def _read(path: str) -> dict[str, Any]:

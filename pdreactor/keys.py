@@ -6,11 +6,12 @@ reason, and a default. What needs more than one key to judge is in config.py.
 
 import re
 from collections.abc import Callable
-from ipaddress import IPv6Network
+from ipaddress import IPv6Address, IPv6Network
 from typing import Any, NamedTuple
 
 from .errors import Refused
-from .prefix import parse_prefix
+from .model import AUTO, DIRECT
+from .prefix import parse_address, parse_prefix
 
 REQUIRED = object()
 NUMBER = re.compile(r"0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*")
@@ -70,13 +71,6 @@ def _choice(*allowed: str) -> Callable[[Any], str]:
         if isinstance(value, str) and value in allowed:
             return value
         raise Refused(f"unknown: must be {names}")
-
-    return check
-
-
-def _later(what: str) -> Callable[[Any], Any]:
-    def check(value: Any) -> Any:
-        raise Refused(f"not in this release: {what}")
 
     return check
 
@@ -143,6 +137,40 @@ def _mask(value: Any) -> int:
     return mask
 
 
+RESERVED = {0: "unspec", 253: "default", 254: "main", 255: "local"}
+"""Tables of the kernel's own (linux/rtnetlink.h)."""
+
+
+def table_number(value: Any) -> int:
+    """The number of a routing table for an uplink. Raises Refused."""
+    number = _integer(1, 0xFFFFFFFF)(value)
+    if number in RESERVED:
+        raise Refused(f"is the kernel's own table {RESERVED[number]}; take one that nobody uses")
+    return number
+
+
+def _table(value: Any) -> int | str:
+    """A number, or a name that config.py looks up."""
+    if isinstance(value, str):
+        if not re.fullmatch(r"[!-~]{1,64}", value) or value.isdecimal():
+            raise Refused("must be a number, or a name from /etc/iproute2/rt_tables")
+        return value
+    return table_number(value)
+
+
+def _gateway(value: Any) -> IPv6Address | str:
+    text = _string(value)
+    if text in (AUTO, DIRECT):
+        return text
+    try:
+        address = parse_address(text)
+    except Refused as exc:
+        raise Refused(f'{exc}; must be "{AUTO}", "{DIRECT}" or the router\'s address') from None
+    if address.is_multicast or address.is_loopback or address.is_unspecified:
+        raise Refused("must be a unicast address")
+    return address
+
+
 CHAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,21}")
 """ip6tables takes 28 characters (XT_EXTENSION_MAXNAMELEN), and "_guard" is put behind ours."""
 TAKEN = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING", "ACCEPT", "DROP", "QUEUE",
@@ -180,8 +208,6 @@ def _names(value: Any) -> tuple[str, ...]:
 
 # ---- the keys --------------------------------------------------------------------------------
 
-SOURCE_ROUTING = _later("source-based routing")
-
 KNOWN: dict[str, dict[str, Key]] = {
     "": {"state_dir": Key(_absolute, "/var/lib/pdreactor")},
     "firewall": {
@@ -196,8 +222,8 @@ KNOWN: dict[str, dict[str, Key]] = {
         "bypass": Key(lambda value: _list(value, _network, "prefixes"), ()),
         "min_length": Key(_integer(16, 128), 32),
         "max_length": Key(_integer(16, 128), 64),
-        "table": Key(SOURCE_ROUTING),
-        "gateway": Key(SOURCE_ROUTING),
+        "table": Key(_table),
+        "gateway": Key(_gateway, AUTO),
     },
     "translation": {
         "uplink": Key(lambda value: (_string(value),)),

@@ -53,6 +53,13 @@ def unpack(mark: int, mask: int) -> Stamp | None:
     return Stamp(uplink, bits >> 1 & generations(mask) - 1, bool(bits & 1))
 
 
+def staying(number: int, mask: int) -> tuple[int, int]:
+    """(mark, mask) of packets from inside that belong to a flow by this uplink: in the packet mark
+    only the uplink counts, and the lowest bit, which other uses of the mark have set."""
+    value, which = of_uplink(number, mask)
+    return value, which | mask & -mask
+
+
 def of_uplink(number: int, mask: int) -> tuple[int, int]:
     """(mark, mask) that match every flow of one uplink."""
     below = 1 + _widths(mask)[1] + _shift(mask)

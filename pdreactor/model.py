@@ -9,7 +9,7 @@ the epoch (they have to survive a reboot). ``None`` is an infinite lifetime or "
 as each field says.
 """
 
-from ipaddress import IPv6Network
+from ipaddress import IPv6Address, IPv6Network
 from typing import NamedTuple
 
 INFINITE = 0xFFFFFFFF
@@ -45,6 +45,10 @@ class Event(NamedTuple):
 # ---- configuration ---------------------------------------------------------------------------
 
 
+AUTO, DIRECT = "auto", "none"
+"""``gateway``: of the interface's default route in table main, or none at all."""
+
+
 class Uplink(NamedTuple):
     """One ``[uplink.NAME]``."""
 
@@ -55,6 +59,8 @@ class Uplink(NamedTuple):
     bypass: tuple[IPv6Network, ...] = ()
     min_length: int = 32
     max_length: int = 64
+    table: int | None = None  # source-based routing
+    gateway: IPv6Address | str = AUTO  # of that table's default route; or AUTO, or DIRECT
 
 
 class Translation(NamedTuple):
@@ -133,12 +139,20 @@ class Refusal(NamedTuple):
     message: str
 
 
+class Down(NamedTuple):
+    """An uplink taken out of use by hand or by a health checker."""
+
+    at: int
+    reason: str  # may be empty
+
+
 class UplinkState(NamedTuple):
     """What is known of one uplink. ``number`` (from 1) stands in the conntrack mark."""
 
     number: int
     prefixes: tuple[Prefix, ...] = ()
     refusal: Refusal | None = None
+    down: Down | None = None
 
 
 class Happening(NamedTuple):
@@ -172,7 +186,8 @@ class State(NamedTuple):
     """The state file. ``doomed`` flows are still to be removed from conntrack, and while
     ``exposed`` those that may have begun untranslated; ``numbers`` is (protocol, priority) of the
     last pass, ``held`` what we may have in ip6tables, ``modes`` how each internal prefix is
-    translated."""
+    translated, ``leading`` the uplink that new flows of each take ("" for none), ``left`` the
+    uplinks out of use whose flows were sent to others."""
 
     uplinks: dict[str, UplinkState]
     doomed: tuple[Stamp, ...] = ()
@@ -182,6 +197,8 @@ class State(NamedTuple):
     numbers: tuple[int, ...] = ()
     held: tuple[Holding, ...] = ()
     modes: tuple[tuple[IPv6Network, str, str], ...] = ()  # (internal, uplink, mode)
+    leading: tuple[tuple[IPv6Network, str], ...] = ()  # (internal, uplink)
+    left: tuple[str, ...] = ()
 
 
 # ---- desired: what the kernel should hold ----------------------------------------------------
@@ -238,28 +255,52 @@ class Nat(NamedTuple):
     gates: tuple[Gate, ...]
     guard: bool
     modes: frozenset[str] = frozenset({"netmap"})  # of the configured translations
+    kept: tuple[int, ...] | None = None  # numbers of the uplinks whose flows stay on them, by mark
 
 
 MAIN_TABLE = 254
 """linux/rtnetlink.h RT_TABLE_MAIN."""
 
 
+class Path(NamedTuple):
+    """How one interface can be left, as the kernel has it."""
+
+    default: bool  # there is a default route in table main
+    gateway: IPv6Address | None = None  # of that route; None: it has none
+    direct: bool = False  # a point-to-point link: needs no gateway
+    addresses: tuple[IPv6Address, ...] = ()  # the router's own, but link-local ones
+
+
 class Route(NamedTuple):
     """A route of ours; it carries our protocol number (rtnetlink(7) rtm_protocol)."""
 
     destination: IPv6Network
-    type: str  # "unreachable" or "anycast"
+    type: str  # "unicast", "unreachable" or "anycast"
     table: int
     metric: int
+    interface: str = ""  # of a unicast route; all others are at lo
+    gateway: IPv6Address | None = None
 
 
 class Rule(NamedTuple):
     """A policy rule of ours (ip-rule(8))."""
 
     priority: int
-    destination: IPv6Network
-    iif: str
-    table: int
+    source: IPv6Network | None = None
+    destination: IPv6Network | None = None
+    iif: str = ""
+    mark: tuple[int, int] = (0, 0)  # fwmark/mask; the mask is 0 when it does not matter
+    table: int = 0  # 0: unreachable
+    suppress: bool = False  # suppress_prefixlength 0: the table's default route does not count
+
+
+class Steering(NamedTuple):
+    """Where traffic goes: what one pass wants of routes and rules."""
+
+    routes: tuple[Route, ...]
+    rules: tuple[Rule, ...]
+    leading: tuple[tuple[IPv6Network, str], ...]  # see State
+    unusable: dict[str, str]  # {uplink: why no new flow may take it}
 
 
 class Problem(NamedTuple):
@@ -270,10 +311,8 @@ class Problem(NamedTuple):
 
 
 class Desired(NamedTuple):
-    """What one pass wants the kernel to hold."""
+    """What one pass wants the firewall to do."""
 
     nat: Nat
-    routes: tuple[Route, ...]
-    rules: tuple[Rule, ...]
     problems: tuple[Problem, ...]
     serving: tuple[Serving, ...] = ()

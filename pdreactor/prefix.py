@@ -179,16 +179,16 @@ COMPACT = 64
 
 def subtract(network: IPv6Network, holes: Iterable[IPv6Network]) -> tuple[IPv6Network, ...]:
     """The network without the holes, as few networks as possible, sorted."""
-    parts = [network]
-    for hole in holes:
-        parts = [left for part in parts for left in _without(part, hole)]
-    return collapse(parts)
-
-
-def _without(part: IPv6Network, hole: IPv6Network) -> Iterable[IPv6Network]:
-    if not part.overlaps(hole):
-        return (part,)
-    return () if part.subnet_of(hole) else part.address_exclude(hole)
+    first, end = _base(network), int(network.broadcast_address)
+    left: list[tuple[int, int]] = []
+    for start, last in runs(hole for hole in holes if hole.overlaps(network)):
+        if start > first:
+            left.append((first, start - 1))
+        first = max(first, last + 1)
+    if first <= end:
+        left.append((first, end))
+    return tuple(part for start, last in left
+                 for part in summarize_address_range(IPv6Address(start), IPv6Address(last)))
 
 
 def pairs(

@@ -6,6 +6,7 @@ Imports nothing: most calls of the hook end here, before anything else of pdreac
 LEASE = "lease"  # may carry a reply
 RELEASED = "released"  # every prefix of the interface is gone
 LINK = "link"  # the state stays, but what is usable or what dhcpcd holds in the kernel may change
+ROUTER = "router"  # the default route of the interface may have changed: for an uplink with a table
 NOTHING = "nothing"  # none of our business
 
 REASONS = {
@@ -23,13 +24,14 @@ REASONS = {
     "CARRIER": LINK,
     "NOCARRIER": LINK,
     "NOCARRIER_ROAMING": LINK,
+    "ROUTERADVERT": ROUTER,
 }
-"""What a reason means. All others are NOTHING: PREINIT, RECONFIGURE, TEST, INFORM6, ROUTERADVERT,
-STATIC6, IPv4's, and those that dhcpcd has yet to invent. A new kind of work starts with a row."""
+"""What a reason means. All others are NOTHING: PREINIT, RECONFIGURE, TEST, INFORM6, STATIC6, IPv4's,
+and those that dhcpcd has yet to invent. A new kind of work starts with a row."""
 
 
 def kind_of(reason: str) -> str:
-    """LEASE, RELEASED, LINK or NOTHING."""
+    """LEASE, RELEASED, LINK, ROUTER or NOTHING."""
     return REASONS.get(reason, NOTHING)
 
 

@@ -16,8 +16,10 @@ from . import document, events, log, state, transition
 from .desired import desired
 from .errors import BackendMissing, PdreactorError, PermissionDenied, Refused, StateError
 from .kernel.link import links, on_link
-from .model import Config, Desired, Event, State, Uplink
+from .model import Config, Desired, Down, Event, Path, Problem, State, Steering, Uplink
 from .nat import Firewall, begin, notes, remove
+from .prefix import compact
+from .reasons import ROUTER, kind_of
 
 if TYPE_CHECKING:
     from .report import View
@@ -28,11 +30,15 @@ PASS_WAIT = 30.0
 """Seconds that one pdreactor waits for another: to write the state, and to change the kernel."""
 
 
+Step = Callable[["_Work"], list[str]]
+"""A part of the pass; returns what it changed, for people."""
+
+
 class Outcome(NamedTuple):
     """What a pass did: lines for people, and what is still wrong."""
 
     changes: tuple[str, ...]
-    wanted: Desired
+    problems: tuple[Problem, ...]
 
 
 # ---- entries -------------------------------------------------------------------------------------
@@ -51,6 +57,8 @@ def react(block: bytes, config_path: str | None, state_dir: str | None) -> None:
     config = configuration(config_path or events.first(variables, "PDREACTOR_CONFIG"), state_dir)
     uplinks = [u for u in config.uplinks if u.interface == interface]
     refused, unsaved, reason = None, None, events.reason_of(variables)
+    if kind_of(reason) == ROUTER and all(uplink.table is None for uplink in uplinks):
+        return
     for uplink in uplinks:
         if uplink.prefix is None:
             try:
@@ -74,6 +82,16 @@ def tell(config: Config, uplink: Uplink, event: Event) -> None:
     except state.Unsaved as exc:
         unsaved = exc
     reconcile(config, event.reason, unsaved)
+
+
+def use(config: Config, uplink: Uplink, down: Down | None) -> None:
+    """Take an uplink out of use, or back in (None)."""
+    unsaved = None
+    try:
+        update(config, lambda before: transition.after_use(before, uplink.name, down, config))
+    except state.Unsaved as exc:
+        unsaved = exc
+    reconcile(config, f"uplink {uplink.name} {'down' if down else 'up'}", unsaved)
 
 
 def prefixes(config: Config, uplink: Uplink) -> tuple[IPv6Network, ...]:
@@ -130,13 +148,15 @@ def reconcile(config: Config, reason: str, unsaved: state.Unsaved | None = None)
     with state.Lock(config.state_dir, "pass.lock", PASS_WAIT):
         begun = begin(config)
         known = current(unsaved.known, config) if unsaved else _up_to_date(config, errors)
-        work = _Work(config, known, wish(config, known), begun)
-        changes = _switch_nat(work)
-        for step in (_finish_nat, _reconcile_routes, _clean_conntrack, _note_applied):
+        work = _Work(config, known, _links(config), begun)
+        changes: list[str] = []
+        for step in _steps(work):
             try:
                 changes += step(work)
             except PdreactorError as exc:
                 errors.append(exc)
+                if step is _switch_nat:
+                    raise
     document.keep()
     if changes:
         log.info("changed", reason=reason, changes=changes)
@@ -146,7 +166,30 @@ def reconcile(config: Config, reason: str, unsaved: state.Unsaved | None = None)
             log.error(further)
     if errors:
         raise errors[0]
-    return Outcome(tuple(changes), work.wanted)
+    return Outcome(tuple(changes), work.problems)
+
+
+def _steps(work: "_Work") -> tuple[Step, ...]:
+    """The translation is what users wait for. But where new flows only have to be led to another
+    uplink, which translates already, that comes first."""
+    nat = (_switch_nat, _finish_nat)
+    rest = (_clean_conntrack, _note_applied)
+    if _leads_elsewhere(work):
+        return (_reconcile_routes, *nat, *rest)
+    return (*nat, _reconcile_routes, *rest)
+
+
+def _leads_elsewhere(work: "_Work") -> bool:
+    if not work.known.leading or all(uplink.table is None for uplink in work.config.uplinks):
+        return False
+    from .steering import steering
+
+    found = {name: Path(True) for name in work.links}  # the kernel is asked later
+    wanted = steering(work.config, work.known, work.links, found, work.wanted)
+    translated = {name for name, networks in work.known.applied if networks}
+    before = dict(work.known.leading)
+    changed = {new for internal, new in wanted.leading if before.get(internal) != new}
+    return bool(changed) and changed - {""} <= translated
 
 
 def _up_to_date(config: Config, errors: list[PdreactorError]) -> State:
@@ -169,7 +212,7 @@ def current(known: State, config: Config) -> State:
 
 
 def wish(config: Config, known: State) -> Desired:
-    """What the kernel should hold just now."""
+    """What the firewall should do just now."""
     return desired(config, known, _links(config), int(time.time()))
 
 
@@ -178,10 +221,13 @@ def _links(config: Config) -> dict[str, bool]:
 
 
 class _Work:
-    """What one pass works with."""
+    """What one pass works with. ``known`` is the state as it is by now, ``before`` as it was."""
 
-    def __init__(self, config: Config, known: State, wanted: Desired, begun: Any) -> None:
-        self.config, self.known, self.wanted = config, known, wanted
+    def __init__(self, config: Config, known: State, links: dict[str, bool], begun: Any) -> None:
+        self.config, self.known, self.links = config, known, links
+        self.wanted = wanted = desired(config, known, links, int(time.time()))
+        self.before = known
+        self.problems = wanted.problems
         self.exposed = known.exposed
         self.told: list[dict[str, str]] = []  # variables for on_change, by uplink
         self.firewall = Firewall(config, wanted.nat, known.held, begun)
@@ -233,16 +279,40 @@ def _reconcile_routes(work: _Work) -> list[str]:
     from . import routing
     from .kernel.rtnl import Rtnl
 
-    numbers = (work.config.protocol, work.config.priority)
+    protocol, numbers = work.config.protocol, (work.config.protocol, work.config.priority)
     with Rtnl() as rtnl:
-        wanted = (work.wanted.routes, work.wanted.rules)
-        lines = routing.reconcile(rtnl, *wanted, *numbers)
-        if work.known.numbers not in ((), numbers):  # the configuration had others
-            lines += routing.reconcile(rtnl, (), (), *work.known.numbers)
-            lines += routing.reconcile(rtnl, *wanted, *numbers)  # theirs may have served as ours
-    if work.known.numbers != numbers:
-        update(work.config, lambda s: s._replace(numbers=numbers))
+        observed = routing.observe(rtnl)
+        wanted = _steer(work.config, work.known, work.links, work.wanted, observed)
+        reconcile = partial(routing.reconcile, rtnl)
+        lines = reconcile(observed, wanted.routes, wanted.rules, protocol)
+        if work.known.numbers[:1] not in ((), (protocol,)):  # the configuration had another one
+            lines += reconcile(routing.observe(rtnl), (), (), work.known.numbers[0])
+            lines += reconcile(routing.observe(rtnl), wanted.routes, wanted.rules, protocol)
+    work.problems += _further_problems(wanted, work.problems)
+    change = partial(transition.after_steering, steering=wanted, config=work.config,
+                     now=int(time.time()))
+    if work.known.numbers != numbers or change(work.known) != work.known:
+        try:
+            work.known = update(work.config, lambda s: change(s)._replace(numbers=numbers))
+        except state.Unsaved as exc:
+            work.known = exc.known
+            raise
     return lines
+
+
+def _steer(config: Config, known: State, links: dict[str, bool], wanted: Desired,
+           observed: Any) -> Steering:
+    from . import routing
+    from .steering import steering
+
+    interfaces = (uplink.interface for uplink in config.uplinks)
+    found = routing.paths(observed, interfaces, config.protocol)
+    return steering(config, known, links, found, wanted)
+
+
+def _further_problems(wanted: Steering, known: tuple[Problem, ...]) -> tuple[Problem, ...]:
+    found = (Problem(name, reason) for name, reason in wanted.unusable.items())
+    return tuple(problem for problem in found if problem not in known)
 
 
 def _clean_conntrack(work: _Work) -> list[str]:
@@ -270,21 +340,50 @@ def _clean_conntrack(work: _Work) -> list[str]:
 
 def _note_applied(work: _Work) -> list[str]:
     """Note in the state which prefixes are in use, and what to tell on_change about it."""
-    config, known = work.config, work.known
+    config, known = work.config, work.before
     applied = {u.name: tuple(sorted({lane.delegated for lane in work.wanted.nat.lanes
                                      if lane.uplink == u.name and lane.outbound}))
                for u in config.uplinks}
     before = dict(known.applied)
-    if applied == {name: before.get(name, ()) for name in applied}:
-        return []
-    update(config, lambda s: s._replace(applied=tuple(applied.items())))
-    work.told = [{
-        "PDREACTOR_UPLINK": uplink.name,
-        "PDREACTOR_INTERFACE": uplink.interface,
-        "PDREACTOR_PREFIX": " ".join(map(str, applied[uplink.name])),
-        "PDREACTOR_OLD_PREFIX": " ".join(map(str, before.get(uplink.name, ()))),
-    } for uplink in config.uplinks if applied[uplink.name] != before.get(uplink.name, ())]
+    changed = [name for name in applied if applied[name] != before.get(name, ())]
+    if changed:
+        update(config, lambda s: s._replace(applied=tuple(applied.items())))
+    told = partial(_variables, config, applied, before)
+    work.told = [told(name, name) for name in changed]
+    work.told += [told(old, new) | {"PDREACTOR_INTERNAL": " ".join(map(str, internal))}
+                  for (old, new), internal in _moved(work).items()]
     return []
+
+
+Networks = dict[str, tuple[IPv6Network, ...]]
+
+
+def _variables(config: Config, applied: Networks, before: Networks, old: str,
+               new: str) -> dict[str, str]:
+    interfaces = {uplink.name: uplink.interface for uplink in config.uplinks}
+    return {
+        "PDREACTOR_UPLINK": new,
+        "PDREACTOR_OLD_UPLINK": old,
+        "PDREACTOR_INTERFACE": interfaces.get(new, ""),
+        "PDREACTOR_PREFIX": " ".join(map(str, applied.get(new, ()))),
+        "PDREACTOR_OLD_PREFIX": " ".join(map(str, before.get(old, ()))),
+    }
+
+
+def _moved(work: _Work) -> dict[tuple[str, str], tuple[IPv6Network, ...]]:
+    """{(old uplink, new uplink): internal prefixes}, where a table leads them."""
+    tables = {uplink.name for uplink in work.config.uplinks if uplink.table is not None}
+    before = dict(work.before.leading)
+    moved: dict[tuple[str, str], list[IPv6Network]] = {}
+    for internal, new in work.known.leading if tables else ():
+        old = before.get(internal, "")
+        if old != new and {old, new} - {""} <= tables:
+            moved.setdefault((old, new), []).append(internal)
+    return {pair: compact(among)[:MOST_TOLD] for pair, among in moved.items()}
+
+
+MOST_TOLD = 1000
+"""Internal prefixes in the environment of a command: execve(2) takes 128 KiB in one variable."""
 
 
 def _run_commands(config: Config, reason: str, told: list[dict[str, str]]) -> None:
@@ -312,19 +411,25 @@ def look(config: Config) -> "View":
 
     before, damage = state.load(config.state_dir, keep=True)
     known = current(before, config)
-    wanted = wish(config, known)
+    reachable = _links(config)
+    wanted = desired(config, known, reachable, int(time.time()))
     firewall = Firewall(config, wanted.nat, known.held)
     parts = list(firewall.plan())
     translated = {direction: frozenset().union(*(part.translated[direction] for part in parts))
                   for direction in ("outbound", "inbound")}
     with Rtnl() as rtnl:
-        routes = routing.plan(rtnl, wanted.routes, wanted.rules, config.protocol, config.priority)
+        observed = routing.observe(rtnl)
+    steered = _steer(config, known, reachable, wanted, observed)
+    routes = routing.plan(observed, steered.routes, steered.rules, config.protocol)
+    known = transition.after_steering(known, steered, config, int(time.time()))
     pending = [line for part in (*parts, *firewall.old()) for line in part.words]
     pending += routing.words(routes)
     if known.doomed:
         pending.append(f"remove the conntrack entries of {len(known.doomed)} dead generation(s)")
-    return View(known, wanted, translated, _links(config), tuple(pending), damage,
-                (*firewall.notes, *notes(config)))
+    wanted = wanted._replace(
+        problems=wanted.problems + _further_problems(steered, wanted.problems))
+    return View(known, wanted, translated, reachable, tuple(pending), damage,
+                (*firewall.notes, *notes(config)), steered)
 
 
 def flush(config: Config, *, forget: bool) -> None:
@@ -367,10 +472,10 @@ def _flush_routes(config: Config) -> None:
     from . import routing
     from .kernel.rtnl import Rtnl
 
-    before = _before(config)
     with Rtnl() as rtnl:
-        for numbers in {before.numbers, (config.protocol, config.priority)} - {()}:
-            routing.reconcile(rtnl, (), (), *numbers)
+        observed = routing.observe(rtnl)
+        for protocol in {*_before(config).numbers[:1], config.protocol}:
+            routing.reconcile(rtnl, observed, (), (), protocol)
 
 
 def _flush_flows(config: Config) -> None:
@@ -381,4 +486,4 @@ def _flush_flows(config: Config) -> None:
 
 def _flush_state(config: Config) -> None:
     update(config, lambda s: s._replace(
-        doomed=(), applied=(), exposed=False, numbers=(), modes=()))
+        doomed=(), applied=(), exposed=False, numbers=(), modes=(), leading=(), left=()))

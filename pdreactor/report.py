@@ -5,14 +5,17 @@ infinite, points in time are seconds since the epoch.
 """
 
 import time
+from ipaddress import IPv6Network
 from typing import Any, NamedTuple
 
 from .model import (
+    DIRECT,
     Config,
     Desired,
     Prefix,
     Serving,
     State,
+    Steering,
     Translation,
     Uplink,
     UplinkState,
@@ -32,23 +35,22 @@ class View(NamedTuple):
     pending: tuple[str, ...]
     damage: str
     notes: tuple[str, ...] = ()  # what users of this machine should know
+    steered: Steering = Steering((), (), (), {})
 
 
 def status(config: Config, view: View, now: int) -> dict[str, Any]:
     """The document of ``status --json``."""
-    kernel = view.translated
     serving: dict[tuple[int, str], list[Serving]] = {}
     for one in view.wanted.serving:
         serving.setdefault(_where(one.translation, one.uplink), []).append(one)
     problems = [{"uplink": p.uplink, "message": p.message} for p in view.wanted.problems]
-    translations = [_translation(t, serving, kernel) for t in config.translations]
+    leading = dict(view.steered.leading)
+    translations = [_translation(t, serving, view, leading) for t in config.translations]
     wrong = [view.damage] if view.damage else []
-    down = {u.name for u in config.uplinks if not view.links.get(u.interface)}
-    usable = all(any(u["usable"] and u["uplink"] not in down for u in t["uplinks"])
-                 for t in translations)
+    usable = all(any(u["usable"] for u in t["uplinks"]) for t in translations)
     return {
         "ok": usable and not view.pending and not wrong,
-        "uplinks": [_uplink(u, view, now, u.name not in down) for u in config.uplinks],
+        "uplinks": [_uplink(u, view, now) for u in config.uplinks],
         "translations": translations,
         "pending": list(view.pending),
         "problems": problems,
@@ -58,15 +60,27 @@ def status(config: Config, view: View, now: int) -> dict[str, Any]:
     }
 
 
-def _uplink(uplink: Uplink, view: View, now: int, up: bool) -> dict[str, Any]:
+def _uplink(uplink: Uplink, view: View, now: int) -> dict[str, Any]:
     known = view.known.uplinks.get(uplink.name, UplinkState(0))
     return {
         "name": uplink.name,
         "interface": uplink.interface,
-        "up": up,
+        "up": bool(view.links.get(uplink.interface)),
+        "table": uplink.table,
+        "gateway": _gateway(uplink, view),
+        "down": known.down and known.down._asdict(),
+        "why_not": view.steered.unusable.get(uplink.name),
         "prefixes": [_prefix(p, now) for p in known.prefixes],
         "refusal": known.refusal and known.refusal._asdict(),
     }
+
+
+def _gateway(uplink: Uplink, view: View) -> str | None:
+    """Of the default route in the uplink's table."""
+    for route in view.steered.routes:
+        if route.table == uplink.table and route.type == "unicast":
+            return str(route.gateway) if route.gateway else DIRECT
+    return None
 
 
 def _prefix(prefix: Prefix, now: int) -> dict[str, Any]:
@@ -90,10 +104,13 @@ def _left(until: int | None, now: int) -> int | None:
 
 
 def _translation(translation: Translation, serving: dict[tuple[int, str], list[Serving]],
-                 kernel: dict[str, frozenset[str]]) -> dict[str, Any]:
+                 view: View, leading: dict[IPv6Network, str]) -> dict[str, Any]:
     uplinks = [_by_uplink(name, [s for s in serving.get(_where(translation, name), ())
-                                 if s.translation == translation], kernel)
+                                 if s.translation == translation], view)
                for name in translation.uplinks]
+    first = next((u["uplink"] for u in uplinks if u["usable"]), "")
+    for one in uplinks:
+        one["used"] = leading.get(translation.internal, first) == one["uplink"]
     return {"internal": str(translation.internal), "mode": translation.mode, "uplinks": uplinks}
 
 
@@ -101,19 +118,26 @@ def _where(translation: Translation, uplink: str) -> tuple[int, str]:
     return int(translation.internal.network_address), uplink
 
 
-def _by_uplink(name: str, served: list[Serving],
-               kernel: dict[str, frozenset[str]]) -> dict[str, Any]:
+def _by_uplink(name: str, served: list[Serving], view: View) -> dict[str, Any]:
+    kernel = view.translated
     out = [pair for one in served if one.outbound for pair in one.pairs]
     into = [pair for one in served if not one.outbound and one.translation.inbound
             for pair in one.pairs]
     return {
         "uplink": name,
-        "usable": bool(out),
+        "usable": bool(out) and name not in view.steered.unusable,
+        "why_not": view.steered.unusable.get(name) or (None if out else _no_prefix(name, view)),
         "external": [{"internal": str(i), "external": str(e),
                       "in_place": f"{i} : {e}" in kernel["outbound"]} for i, e in out],
         "inbound_only": [{"internal": str(i), "external": str(e),
                           "in_place": f"{e} : {i}" in kernel["inbound"]} for i, e in into],
     }
+
+
+def _no_prefix(name: str, view: View) -> str:
+    """Why an uplink that could be used has no external prefix for a translation."""
+    reasons = [p.message for p in view.wanted.problems if p.uplink == name]
+    return reasons[0] if reasons else "another uplink on its interface translates outbound"
 
 
 # ---- for people ----------------------------------------------------------------------------------
@@ -135,13 +159,27 @@ def lines(status: dict[str, Any]) -> list[str]:
 
 def _uplink_lines(uplink: dict[str, Any]) -> list[str]:
     link = "up" if uplink["up"] else "down"
-    text = [f"uplink {uplink['name']}: interface {uplink['interface']}, link {link}"]
+    text = [f"uplink {uplink['name']}: interface {uplink['interface']}, link {link}"
+            + _table_words(uplink)]
+    if uplink["down"]:
+        down = uplink["down"]
+        reason = f": {down['reason']}" if down["reason"] else ""
+        text.append(f"  set down {when(down['at'])}{reason}")
     text += [f"  {_prefix_line(prefix)}" for prefix in uplink["prefixes"]] or ["  no prefix yet"]
     if uplink["refusal"]:
         refusal = uplink["refusal"]
         text.append(f"  last refused {when(refusal['at'])} ({refusal['reason']}): "
                     f"{refusal['message']}")
     return text
+
+
+def _table_words(uplink: dict[str, Any]) -> str:
+    if uplink["table"] is None:
+        return ""
+    if uplink["gateway"] is None:
+        return f", table {uplink['table']} without a default route"
+    via = "" if uplink["gateway"] == DIRECT else f" via {uplink['gateway']}"
+    return f", table {uplink['table']} default{via}"
 
 
 def _prefix_line(prefix: dict[str, Any]) -> str:
@@ -158,6 +196,9 @@ def _prefix_line(prefix: dict[str, Any]) -> str:
 
 def _translation_lines(translation: dict[str, Any]) -> list[str]:
     text = []
+    if len(translation["uplinks"]) > 1:
+        text = [f"  {number}. {by['uplink']}: {_use_words(by)}"
+                for number, by in enumerate(translation["uplinks"], 1)]
     for by in translation["uplinks"]:
         for pair in by["external"]:
             place = "in place" if pair["in_place"] else "NOT in place"
@@ -166,10 +207,16 @@ def _translation_lines(translation: dict[str, Any]) -> list[str]:
             place = "in place" if pair["in_place"] else "NOT in place"
             text.append(f"  {pair['internal']} <-  {pair['external']} ({by['uplink']}), "
                         f"inbound only, {place}")
-        if not by["external"]:
+        if not by["external"] and not any(one["used"] for one in translation["uplinks"]):
             text.append(f"  not translated outbound ({by['uplink']}): forwarded packets are "
                         f"rejected")
     return [f"translation {translation['internal']} ({translation['mode']})", *text]
+
+
+def _use_words(by: dict[str, Any]) -> str:
+    if by["used"]:
+        return "takes new flows"
+    return f"not used: {by['why_not']}" if by["why_not"] else "ready"
 
 
 def when(moment: int) -> str:

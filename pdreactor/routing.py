@@ -2,16 +2,26 @@
 without it is touched. New ones are added before old ones go."""
 
 from collections.abc import Iterable
+from ipaddress import IPv6Address
 from typing import NamedTuple
 
-from .kernel.rtnl import REJECTING, Rtnl
-from .model import MAIN_TABLE, Route, Rule
+from .kernel import link
+from .kernel.rtnl import DEFAULT, REJECTING, Rtnl, SeenRoute, SeenRule
+from .model import MAIN_TABLE, Path, Route, Rule
+
+
+class Observed(NamedTuple):
+    """All IPv6 routes and policy rules, whosever they are."""
+
+    routes: tuple[SeenRoute, ...]
+    rules: tuple[SeenRule, ...]
 
 
 class Change(NamedTuple):
     """What to add and to remove; empty when the kernel is as desired."""
 
     add_routes: tuple[Route, ...]
+    replace_routes: tuple[Route, ...]  # the same, but for the next hop
     add_rules: tuple[Rule, ...]
     remove_rules: tuple[Rule, ...]
     remove_routes: tuple[Route, ...]
@@ -20,40 +30,83 @@ class Change(NamedTuple):
         return any(self)
 
 
-def reconcile(rtnl: Rtnl, routes: Iterable[Route], rules: Iterable[Rule], protocol: int,
-              priority: int) -> list[str]:
+def observe(rtnl: Rtnl) -> Observed:
+    """What the kernel has."""
+    return Observed(tuple(rtnl.routes()), tuple(rtnl.rules()))
+
+
+def paths(observed: Observed, interfaces: Iterable[str], protocol: int) -> dict[str, Path]:
+    """How each of the interfaces can be left, if it exists."""
+    names = set(interfaces)
+    there, direct = link.links(names), link.direct(names)
+    addresses: dict[str, list[IPv6Address]] = {name: [] for name in there}
+    for name, address, _ in link.addresses():
+        if name in there:
+            addresses[name].append(address)
+    found = {}
+    for name in there:
+        hop = _default(observed, name, protocol)
+        found[name] = Path(hop is not None, hop.route.gateway if hop else None, name in direct,
+                           tuple(addresses[name]))
+    return found
+
+
+def _default(observed: Observed, interface: str, protocol: int) -> SeenRoute | None:
+    """The best default route of table main by that interface (RFC 4191 section 3.1 for the
+    preference)."""
+    hops = [one for one in observed.routes
+            if one.route.interface == interface and one.route.destination == DEFAULT
+            and one.route.type == "unicast" and one.route.table == MAIN_TABLE
+            and one.protocol != protocol and not one.dead]
+    return min(hops, key=lambda one: (one.route.metric, -one.preference), default=None)
+
+
+def reconcile(rtnl: Rtnl, observed: Observed, routes: Iterable[Route], rules: Iterable[Rule],
+              protocol: int) -> list[str]:
     """Bring the kernel to these routes and rules; returns the change for people."""
-    change = plan(rtnl, routes, rules, protocol, priority)
+    change = plan(observed, routes, rules, protocol)
     apply(rtnl, change, protocol)
     return words(change)
 
 
-def plan(rtnl: Rtnl, routes: Iterable[Route], rules: Iterable[Rule], protocol: int,
-         priority: int) -> Change:
-    """What it takes to get from what the kernel has, in the main table and in the one numbered
-    ``priority``, to these routes and rules.
+def plan(observed: Observed, routes: Iterable[Route], rules: Iterable[Rule],
+         protocol: int) -> Change:
+    """What it takes to get from what the kernel has to these routes and rules.
 
     An unreachable route that somebody else has for the same prefix (dhcpcd adds one) serves.
     """
-    seen = [one for table in (MAIN_TABLE, priority) for one in rtnl.routes(table)]
-    ours = {one.route for one in seen if one.protocol == protocol}
-    served = {(one.route.destination, one.route.table) for one in seen
+    ours = {one.route for one in observed.routes if one.protocol == protocol}
+    served = {(one.route.destination, one.route.table) for one in observed.routes
               if one.protocol != protocol and one.route.type in REJECTING}
     wanted = {r for r in routes
               if r.type not in REJECTING or (r.destination, r.table) not in served}
-    there = {one.rule for one in rtnl.rules() if one.protocol == protocol}
+    there = {one.rule for one in observed.rules if one.protocol == protocol}
+    missing, spare = wanted - ours, ours - wanted
+    replaced = {_key(one) for one in missing} & {_key(one) for one in spare}
     return Change(
-        tuple(sorted(wanted - ours)),
-        tuple(sorted(set(rules) - there)),
-        tuple(sorted(there - set(rules))),
-        tuple(sorted(ours - wanted)),
+        _sorted(one for one in missing if _key(one) not in replaced),
+        _sorted(one for one in missing if _key(one) in replaced),
+        tuple(sorted(set(rules) - there, key=str)),
+        tuple(sorted(there - set(rules), key=str)),
+        _sorted(one for one in spare if _key(one) not in replaced),
     )
+
+
+def _key(route: Route) -> Route:
+    """What the kernel tells routes apart by: all but the next hop."""
+    return route._replace(interface="", gateway=None)
+
+
+def _sorted(routes: Iterable[Route]) -> tuple[Route, ...]:
+    return tuple(sorted(routes, key=str))
 
 
 def apply(rtnl: Rtnl, change: Change, protocol: int) -> None:
     """Make the change; the first error ends it, and the next pass goes on from there."""
     for route in change.add_routes:
         rtnl.route("add", route, protocol)
+    for route in change.replace_routes:
+        rtnl.route("replace", route, protocol)
     for rule in change.add_rules:
         rtnl.rule("add", rule, protocol)
     for rule in change.remove_rules:
@@ -65,15 +118,27 @@ def apply(rtnl: Rtnl, change: Change, protocol: int) -> None:
 def words(change: Change) -> list[str]:
     """The change for people, a line each."""
     lines = [f"add {_route(route)}" for route in change.add_routes]
+    lines += [f"change to {_route(route)}" for route in change.replace_routes]
     lines += [f"add {_rule(rule)}" for rule in change.add_rules]
     lines += [f"remove {_rule(rule)}" for rule in change.remove_rules]
     return lines + [f"remove {_route(route)}" for route in change.remove_routes]
 
 
 def _route(route: Route) -> str:
+    target = "default" if route.destination == DEFAULT else str(route.destination)
+    via = f" via {route.gateway}" if route.gateway else ""
+    leaving = f"{via} dev {route.interface}" if route.interface else ""
     table = "" if route.table == MAIN_TABLE else f" in table {route.table}"
-    return f"{route.type} route to {route.destination}{table}"
+    return f"{route.type} route to {target}{leaving}{table}"
 
 
 def _rule(rule: Rule) -> str:
-    return f"rule {rule.priority}: to {rule.destination} iif {rule.iif} lookup {rule.table}"
+    """As ip(8) writes it."""
+    source = f" from {rule.source}" if rule.source else ""
+    destination = f" to {rule.destination}" if rule.destination else ""
+    iif = f" iif {rule.iif}" if rule.iif else ""
+    mark = f" fwmark {rule.mark[0]:#x}/{rule.mark[1]:#x}" if rule.mark[1] else ""
+    table = "main" if rule.table == MAIN_TABLE else str(rule.table)
+    action = f" lookup {table}" if rule.table else " unreachable"
+    suppress = " suppress_prefixlength 0" if rule.suppress else ""
+    return f"rule {rule.priority}:{source}{destination}{iif}{mark}{action}{suppress}"

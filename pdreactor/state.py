@@ -24,7 +24,7 @@ from typing import Any
 
 from .errors import PermissionDenied, Refused, StateError
 from .keys import chain_name
-from .model import Happening, Holding, Prefix, Refusal, Stamp, State, UplinkState
+from .model import Down, Happening, Holding, Prefix, Refusal, Stamp, State, UplinkState
 
 FORMAT = 1
 FILE = "state.json"
@@ -185,6 +185,8 @@ def encode(state: State) -> bytes:
         "numbers": list(state.numbers),
         "held": [list(one) for one in state.held],
         "modes": [[str(network), uplink, mode] for network, uplink, mode in state.modes],
+        "leading": [[str(network), uplink] for network, uplink in state.leading],
+        "left": list(state.left),
     }
     return json.dumps(document, indent=1).encode() + b"\n"
 
@@ -210,8 +212,10 @@ def decode(raw: bytes) -> State:
         raise ValueError(f"not a protocol and a priority: {numbers}")
     held = tuple(_holding_in(*entry) for entry in document.get("held", ()))
     modes = tuple((_internal(n), str(u), str(mode)) for n, u, mode in document.get("modes", ()))
+    leading = tuple((_internal(n), str(uplink)) for n, uplink in document.get("leading", ()))
+    left = tuple(map(str, document.get("left", ())))
     return State(uplinks, doomed, history, applied, bool(document.get("exposed")), numbers, held,
-                 modes)
+                 modes, leading, left)
 
 
 def _holding_in(variant: Any, dnat: Any, snat: Any, jumps: Any, modes: Any) -> Holding:
@@ -233,7 +237,8 @@ def _internal(text: Any) -> IPv6Network:
 def _uplink_out(uplink: UplinkState) -> dict[str, Any]:
     refusal = uplink.refusal and uplink.refusal._asdict()
     prefixes = [_prefix_out(prefix) for prefix in uplink.prefixes]
-    return {"number": uplink.number, "prefixes": prefixes, "refusal": refusal}
+    return {"number": uplink.number, "prefixes": prefixes, "refusal": refusal,
+            "down": uplink.down and uplink.down._asdict()}
 
 
 def _prefix_out(prefix: Prefix) -> dict[str, Any]:
@@ -245,10 +250,11 @@ def _uplink_in(entry: dict[str, Any]) -> UplinkState:
     prefixes = tuple(_prefix_in(p) for p in entry["prefixes"])
     if len({p.generation for p in prefixes}) != len(prefixes):
         raise ValueError("two prefixes have one generation")
-    refusal = entry["refusal"]
+    refusal, down = entry["refusal"], entry.get("down")
     return UplinkState(_number(entry["number"], 1), prefixes,
                        refusal and Refusal(_number(refusal["at"]), str(refusal["reason"]),
-                                           str(refusal["message"])))
+                                           str(refusal["message"])),
+                       down and Down(_number(down["at"]), str(down["reason"])))
 
 
 def _prefix_in(entry: dict[str, Any]) -> Prefix:

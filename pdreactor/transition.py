@@ -21,12 +21,14 @@ from .errors import Refused
 from .model import (
     Config,
     Delegation,
+    Down,
     Event,
     Happening,
     Prefix,
     Refusal,
     Stamp,
     State,
+    Steering,
     Uplink,
     UplinkState,
 )
@@ -62,6 +64,47 @@ def after_refusal(state: State, uplink: str, reason: str, message: str, config: 
     news = Happening(now, uplink, reason, f"refused: {message}")
     return state._replace(uplinks={**state.uplinks, uplink: after},
                           history=(*state.history, news)[-HISTORY:])
+
+
+def after_use(state: State, uplink: str, down: Down | None, config: Config) -> State:
+    """The state with an uplink taken out of use, or back in; the same object when it is so
+    already."""
+    before = state.uplinks.get(uplink) or UplinkState(_free_number(state, config))
+    if before.down == down or (down and before.down and before.down.reason == down.reason):
+        return state
+    return state._replace(uplinks={**state.uplinks, uplink: before._replace(down=down)})
+
+
+def after_steering(state: State, steering: Steering, config: Config, now: int) -> State:
+    """The state once new flows are led as ``steering`` says: whatever an uplink that cannot be used
+    has of flows is doomed when others take its place. They would hang; now they begin anew."""
+    taken = dict(steering.leading)
+    left = tuple(sorted({name for t in config.translations for name in t.uplinks
+                         if name in steering.unusable
+                         and taken.get(t.internal, "") not in ("", name)}))
+    gone = [state.uplinks.get(name) for name in left if name not in state.left]
+    doomed = {*state.doomed, *(stamp for uplink in gone for stamp in _live(uplink))}
+    news = _moves(dict(state.leading), steering, now)
+    return state._replace(leading=steering.leading, left=left, doomed=tuple(sorted(doomed)),
+                          history=(*state.history, *news)[-HISTORY:])
+
+
+def _moves(before: dict[IPv6Network, str], steering: Steering, now: int) -> list[Happening]:
+    """A line for each pair of uplinks."""
+    moved: dict[tuple[str, str], list[IPv6Network]] = {}
+    for internal, uplink in steering.leading:
+        if before.get(internal, uplink) != uplink:
+            moved.setdefault((before[internal], uplink), []).append(internal)
+    return [Happening(now, new or old, "uplink", _move(old, new, among, steering))
+            for (old, new), among in moved.items()]
+
+
+def _move(old: str, new: str, among: list[IPv6Network], steering: Steering) -> str:
+    what = str(among[0]) if len(among) == 1 else f"{len(among)} internal prefixes"
+    reason = f": {steering.unusable[old]}" if old in steering.unusable else ""
+    if not new:
+        return f"no uplink for new flows of {what} any more{reason}"
+    return f"new flows of {what} by {new}" + (f" and not {old}{reason}" if old else "")
 
 
 def after_time(state: State, config: Config, now: int) -> State:

@@ -1,4 +1,5 @@
-"""Whether interfaces are there, up and have a carrier: netdevice(7), SIOCGIFFLAGS.
+"""Whether interfaces are there, up and have a carrier, and what addresses they have: netdevice(7),
+SIOCGIFFLAGS.
 
 Asked of a socket and not of /sys, which may show another network namespace than ours. The socket
 is that of CPython's ``_socket``, which ``socket`` wraps: importing the wrapper takes 2 ms, a
@@ -9,37 +10,50 @@ import fcntl
 import struct
 from _socket import AF_INET6, SOCK_DGRAM
 from _socket import socket as Socket
-from collections.abc import Iterable
-from ipaddress import IPv6Network
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv6Address, IPv6Network
 
 SIOCGIFFLAGS = 0x8913
 IFF_UP = 0x1
+IFF_POINTOPOINT = 0x10
 IFF_RUNNING = 0x40
 """Operational: up with carrier, or a driver that cannot tell (netdevice(7))."""
 
 
 def links(names: Iterable[str]) -> dict[str, bool]:
     """{interface: up with carrier}; an interface that does not exist is left out."""
-    found = {}
+    running = IFF_UP | IFF_RUNNING
+    return {name: flags & running == running for name, flags in _flags(names)}
+
+
+def direct(names: Iterable[str]) -> set[str]:
+    """Those of the interfaces that need no gateway: point-to-point links."""
+    return {name for name, flags in _flags(names) if flags & IFF_POINTOPOINT}
+
+
+def _flags(names: Iterable[str]) -> Iterator[tuple[str, int]]:
     probe = Socket(AF_INET6, SOCK_DGRAM)
     for name in names:
         request = struct.pack("16sH14x", name.encode()[:15], 0)
         try:
-            flags = struct.unpack("16sH14x", fcntl.ioctl(probe, SIOCGIFFLAGS, request))[1]
+            yield name, struct.unpack("16sH14x", fcntl.ioctl(probe, SIOCGIFFLAGS, request))[1]
         except OSError:
             continue  # ENODEV
-        found[name] = flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING
     probe.close()
-    return found
 
 
 def on_link(interface: str) -> list[IPv6Network]:
-    """The prefixes that are on an interface's link by its addresses (/proc/net/if_inet6), without
-    link-local ones and single addresses."""
-    found = []
+    """The prefixes that are on an interface's link by its addresses, without link-local ones and
+    single addresses."""
+    return [IPv6Network((int(address), length), strict=False)
+            for name, address, length in addresses() if name == interface and length < 128]
+
+
+def addresses() -> Iterator[tuple[str, IPv6Address, int]]:
+    """(interface, address, prefix length) of the router's addresses, but link-local ones
+    (/proc/net/if_inet6)."""
     with open("/proc/net/if_inet6", "rb") as file:  # importing a codec for it takes longer
-        for address, _, length, _, _, name in map(bytes.split, file):
-            network = IPv6Network((int(address, 16), int(length, 16)), strict=False)
-            if name == interface.encode() and not network.is_link_local and network.prefixlen < 128:
-                found.append(network)
-    return found
+        for digits, _, length, _, _, name in map(bytes.split, file):
+            address = IPv6Address(int(digits, 16))
+            if not address.is_link_local and not address.is_loopback:
+                yield name.decode("ascii", "replace"), address, int(length, 16)

@@ -23,15 +23,30 @@ except ImportError as exc:
 TYPES = {"unicast": 1, "local": 2, "anycast": 4, "blackhole": 6, "unreachable": 7, "prohibit": 8}
 """rtm_type, as in linux/rtnetlink.h."""
 NAMES = {number: name for name, number in TYPES.items()}
+LOCAL_TABLE = 255
 REJECTING = ("blackhole", "unreachable", "prohibit")
 BUSY = (errno.EBUSY, errno.EAGAIN, errno.ENOBUFS, errno.EINTR)
 
 
+DEFAULT = IPv6Network("::/0")
+DEAD = 0x1 | 0x10
+"""rtm_flags: RTNH_F_DEAD, RTNH_F_LINKDOWN."""
+ONLINK = 0x4
+PREFERENCES = {1: 1, 3: -1}
+"""RTA_PREF: linux/icmpv6.h ICMPV6_ROUTER_PREF_HIGH and _LOW; all else is medium, 0."""
+UNREACHABLE_RULE = 7
+"""linux/fib_rules.h FR_ACT_UNREACHABLE."""
+NEVER = 0xFFFFFFFF
+"""FRA_SUPPRESS_PREFIXLEN of a rule that suppresses nothing."""
+
+
 class SeenRoute(NamedTuple):
-    """A route as the kernel has it."""
+    """A route as the kernel has it; one of several next hops is a route by itself."""
 
     route: Route
     protocol: int
+    preference: int = 0  # of a router (RFC 4191): high 1, low -1
+    dead: bool = False  # its link is down
 
 
 class SeenRule(NamedTuple):
@@ -52,27 +67,38 @@ class Rtnl:
                  trace: TracebackType | None) -> None:
         self._ip.close()
 
-    def routes(self, table: int) -> Iterator[SeenRoute]:
-        """All IPv6 routes of one table whose destination is not the default."""
-        for message in dumped(lambda: self._ip.get_routes(family=socket.AF_INET6, table=table),
+    def routes(self) -> Iterator[SeenRoute]:
+        """All IPv6 routes of all tables, but those of the kernel's own table local."""
+        for message in dumped(lambda: self._ip.get_routes(family=socket.AF_INET6),
                               "read the routes"):
+            table = message.get_attr("RTA_TABLE") or message["table"]
+            if table == LOCAL_TABLE:
+                continue
+            kind = NAMES.get(message["type"], str(message["type"]))
             destination = message.get_attr("RTA_DST")
-            if destination and (message.get_attr("RTA_TABLE") or message["table"]) == table:
-                network = IPv6Network((destination, message["dst_len"]))
-                kind = NAMES.get(message["type"], str(message["type"]))
-                metric = message.get_attr("RTA_PRIORITY") or 0
-                yield SeenRoute(Route(network, kind, table, metric), message["proto"])
+            network = IPv6Network((destination, message["dst_len"])) if destination else DEFAULT
+            metric = message.get_attr("RTA_PRIORITY") or 0
+            preference = PREFERENCES.get(message.get_attr("RTA_PREF") or 0, 0)
+            for hop in message.get_attr("RTA_MULTIPATH") or (message,):
+                interface = "" if kind != "unicast" else _name(hop)
+                gateway = hop.get_attr("RTA_GATEWAY")
+                route = Route(network, kind, table, metric, interface,
+                              IPv6Address(gateway) if gateway else None)
+                yield SeenRoute(route, message["proto"], preference, bool(hop["flags"] & DEAD))
 
     def rules(self) -> Iterator[SeenRule]:
-        """The IPv6 policy rules that have a destination and an incoming interface."""
+        """All IPv6 policy rules, each with what ``Rule`` knows of."""
         for message in dumped(lambda: self._ip.get_rules(family=socket.AF_INET6),
                               "read the policy rules"):
-            destination, iif = message.get_attr("FRA_DST"), message.get_attr("FRA_IIFNAME")
-            if destination and iif:
-                rule = Rule(message.get_attr("FRA_PRIORITY") or 0,
-                            IPv6Network((destination, message["dst_len"])), iif,
-                            message.get_attr("FRA_TABLE") or message["table"])
-                yield SeenRule(rule, _protocol(message))
+            mark = message.get_attr("FRA_FWMARK") or 0
+            mask = message.get_attr("FRA_FWMASK") or 0
+            suppress = message.get_attr("FRA_SUPPRESS_PREFIXLEN")
+            rule = Rule(message.get_attr("FRA_PRIORITY") or 0,
+                        _network(message.get_attr("FRA_SRC"), message["src_len"]),
+                        _network(message.get_attr("FRA_DST"), message["dst_len"]),
+                        message.get_attr("FRA_IIFNAME") or "", (mark, mask),
+                        message.get_attr("FRA_TABLE") or message["table"], suppress == 0)
+            yield SeenRule(rule, _protocol(message))
 
     def index(self, interface: str) -> int:
         """The number of an interface; 0 when it does not exist."""
@@ -90,23 +116,36 @@ class Rtnl:
         return int(found[0].get_attr("RTA_OIF") or 0) if found else 0
 
     def route(self, command: str, route: Route, protocol: int) -> None:
-        """Add ("add") or delete ("del") a route; one that is there, or gone, already is fine."""
-        request = {
+        """Add ("add"), exchange the next hop of ("replace") or delete ("del") a route; one that is
+        there, or gone, already is fine."""
+        request: dict[str, Any] = {
             "family": socket.AF_INET6, "dst": str(route.destination), "type": route.type,
             "table": route.table, "priority": route.metric, "proto": protocol,
         }
         if route.type not in REJECTING:
-            request["oif"] = socket.if_nametoindex("lo")
-        self._do(self._ip.route, command, request, f"{route.type} route to {route.destination}")
+            request["oif"] = self.index(route.interface or "lo")
+        if route.gateway is not None:
+            request["gateway"] = str(route.gateway)
+            if not route.gateway.is_link_local:
+                request["flags"] = ONLINK
+        self._do(self._ip.route, command, request, f"{route.type} route to {route.destination}"
+                 + (f" by {route.interface}" if route.interface else ""))
 
     def rule(self, command: str, rule: Rule, protocol: int) -> None:
         """Add or delete a policy rule; one that is there, or gone, already is fine."""
-        request = {
-            "family": socket.AF_INET6, "dst": str(rule.destination.network_address),
-            "dst_len": rule.destination.prefixlen, "iifname": rule.iif, "table": rule.table,
-            "priority": rule.priority, "FRA_PROTOCOL": protocol,
-        }
-        self._do(self._ip.rule, command, request, f"rule for {rule.destination}")
+        request: dict[str, Any] = {"family": socket.AF_INET6, "priority": rule.priority,
+                                   "FRA_PROTOCOL": protocol}
+        for word, network in (("src", rule.source), ("dst", rule.destination)):
+            if network is not None:
+                request |= {word: str(network.network_address), f"{word}_len": network.prefixlen}
+        if rule.iif:
+            request["iifname"] = rule.iif
+        if rule.mark[1]:
+            request["fwmark"], request["fwmask"] = rule.mark
+        request |= {"table": rule.table} if rule.table else {"action": UNREACHABLE_RULE}
+        if rule.suppress:
+            request["FRA_SUPPRESS_PREFIXLEN"] = 0
+        self._do(self._ip.rule, command, request, f"rule for {rule.source or rule.destination}")
 
     def _do(self, call: Any, command: str, request: dict[str, Any], what: str) -> None:
         fine = (errno.EEXIST,) if command == "add" else (errno.ESRCH, errno.ENOENT)
@@ -119,6 +158,19 @@ class Rtnl:
                     raise explained(exc, f"{command} the {what}") from exc
 
         persistently(attempt)
+
+
+def _network(address: str | None, length: int) -> IPv6Network | None:
+    return IPv6Network((address, length)) if address else None
+
+
+def _name(hop: Any) -> str:
+    """The interface of a route or of one of its next hops (there it is a field)."""
+    index = hop.get_attr("RTA_OIF") or hop.get("oif") or 0
+    try:
+        return socket.if_indextoname(index)
+    except OSError:
+        return f"interface {index}"  # gone since
 
 
 def _protocol(message: Any) -> int:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from ..errors import BackendMissing, KernelError
 from ..kernel.nft import Nft
 from ..model import Nat
-from . import gate, netmap, stateless
+from . import gate, netmap, stateless, stay
 from .table import NOTHING, TYPES, Draft, Hook, Rule, Rules, Ruleset, place, seen
 from .words import differences
 
@@ -37,6 +37,8 @@ def render(nat: Nat) -> Ruleset:
         hooks.update(chains if mode in nat.modes else {})
     draft = Draft(hooks, stateless.FIXED if "stateless" in nat.modes else {})
     gate.leave_alone(draft, nat)
+    if nat.kept is not None:
+        stay.render(draft, nat)
     if "netmap" in nat.modes:
         netmap.render(draft, nat)
     if "stateless" in nat.modes:

@@ -76,6 +76,11 @@ class Draft:
         self.rules: dict[str, list[Rule]] = {name: [] for name in hooks}
         self.text = Texts()  # the Nat holds the networks of its pairs
 
+    def chains(self, hooks: Mapping[str, Hook]) -> None:
+        """More base chains."""
+        self.hooks.update(hooks)
+        self.rules.update({name: [] for name in hooks})
+
     def set(self, name: str, networks: Iterable[IPv6Network]) -> str:
         """A reference to the set of these networks."""
         return self._kept(self.sets, name, frozenset(map(str, networks)))

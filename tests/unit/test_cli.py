@@ -322,12 +322,14 @@ def test_preferred_is_not_longer_than_infinite(net: Box) -> None:
 
 KEYS = {
     "": ["errors", "history", "notes", "ok", "pending", "problems", "translations", "uplinks"],
-    "uplinks": ["interface", "name", "prefixes", "refusal", "up"],
+    "uplinks": ["down", "gateway", "interface", "name", "prefixes", "refusal", "table", "up",
+                "why_not"],
+    "uplinks.down": ["at", "reason"],
     "uplinks.prefixes": ["event", "excluded", "iaid", "preferred_left", "prefix", "since", "state",
                          "superseded", "updated", "valid_left"],
     "uplinks.refusal": ["at", "message", "reason"],
     "translations": ["internal", "mode", "uplinks"],
-    "translations.uplinks": ["external", "inbound_only", "uplink", "usable"],
+    "translations.uplinks": ["external", "inbound_only", "uplink", "usable", "used", "why_not"],
     "translations.uplinks.external": ["external", "in_place", "internal"],
     "translations.uplinks.inbound_only": ["external", "in_place", "internal"],
     "problems": ["message", "uplink"],
@@ -352,6 +354,7 @@ def test_status_keys_are_stable(net: Box) -> None:
     net.hook(block("RENEW6", prefix=P2))
     net.hook(block("RENEW6", prefix="fd00::/58"))
     net.ip("link", "set", "wan0", "down")
+    net.cli("uplink", "wan", "down", "--reason", "no answer")
     run = net.cli("status", "--json")
     assert run.returncode == 1
     found: dict[str, list[str]] = {}

@@ -4,7 +4,7 @@ import subprocess
 import sys
 import time
 import tomllib
-from ipaddress import IPv6Network
+from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Any
 
@@ -118,15 +118,73 @@ def test_an_unknown_key_is_a_mistake_with_the_nearest_key(text: str, nearest: st
     assert mistakes(text)[0].endswith(f"unknown key; the nearest is {nearest}")
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        WAN + "table = 100",
-        WAN + 'gateway = "auto"',
-    ],
-)
-def test_what_a_later_release_has_is_refused_and_not_ignored(text: str) -> None:
-    assert "not in this release" in mistakes(text)[0]
+# ---- source-based routing ----------------------------------------------------------------------
+
+TWO = """
+[uplink.wan]
+interface = "eth0"
+{}
+[uplink.dsl]
+interface = "eth1"
+{}
+"""
+SHARED = '[[translation]]\nuplinks = ["wan", "dsl"]\ninternal = "fd00::/48"\n'
+NAMED = {"sixxs0": 200, "sixxs1": 201, "main": 254}
+
+
+def with_names(text: str) -> Config:
+    return config.check(tomllib.loads(text), "p", lambda: NAMED)
+
+
+def test_a_table_is_a_number_or_a_name_of_iproute2() -> None:
+    read = with_names(TWO.format('table = "sixxs0"', "table = 4294967295") + SHARED)
+    assert [uplink.table for uplink in read.uplinks] == [200, 4294967295]
+    assert [uplink.gateway for uplink in read.uplinks] == ["auto", "auto"]
+    for name in ("nobody", "main"):
+        with pytest.raises(ConfigError, match=name):
+            with_names(WAN + f'table = "{name}"')
+
+
+@pytest.mark.parametrize(("written", "gateway"), [
+    ('"auto"', "auto"), ('"none"', "none"), ('"fe80::1"', IPv6Address("fe80::1")),
+    ('"2001:db8::1"', IPv6Address("2001:db8::1")),
+])
+def test_gateways(written: str, gateway: str | IPv6Address) -> None:
+    read = config.parse(WAN + f"table = 200\ngateway = {written}", "p")
+    assert read.uplinks[0].gateway == gateway
+
+
+def test_names_of_tables_are_looked_up_only_when_there_is_one() -> None:
+    def names() -> dict[str, int]:
+        raise AssertionError("no name to look up")
+
+    config.check(tomllib.loads(WAN + "table = 200"), "p", names)
+
+
+@pytest.mark.parametrize(("text", "word"), [
+    (TWO.format("table = 200", "") + SHARED, "uplink.dsl.table: is required"),
+    (TWO.format("", "table = 200") + SHARED, "uplink.wan.table: is required"),
+    (TWO.format("table = 200", "") + '[[translation]]\nuplink = "wan"\ninternal = "fd00::/48"\n'
+     '[[translation]]\nuplink = "dsl"\ninternal = "fd00::/56"\n', "uplink.dsl.table: is required"),
+    (TWO.format("table = 200", "table = 200"), "each uplink needs its own"),
+    (WAN + "table = 15700", "routing.priority"),
+    (WAN + 'gateway = "none"', "say which one (table)"),
+])
+def test_tables_that_do_not_go_together(text: str, word: str) -> None:
+    (mistake,) = mistakes(text)
+    assert word in mistake
+
+
+def test_uplinks_of_other_hosts_need_no_table() -> None:
+    apart = ('[[translation]]\nuplink = "wan"\ninternal = "fd00::/48"\n'
+             '[[translation]]\nuplink = "dsl"\ninternal = "fd00:0:1::/48"\n')
+    assert config.parse(TWO.format("table = 200", "") + apart, "p").uplinks[1].table is None
+
+
+@pytest.mark.parametrize("prefix", ["2001:db8::1/128", "2001:db8::/65", "2001:db8::/31"])
+def test_a_fixed_prefix_has_any_length_and_needs_no_iaid(prefix: str) -> None:
+    shared = TWO.replace("eth1", "eth0").format(f'prefix = "{prefix}"', "")
+    assert config.parse(shared, "p").uplinks[0].prefix == IPv6Network(prefix)
 
 
 def backend(name: str) -> str:
@@ -213,7 +271,13 @@ def test_interfaces_that_ip6tables_cannot_name() -> None:
         )),
         *(WAN + f"iaid = {iaid}" for iaid in ("4294967296", "-1", '"fives"', "true", '""', "1.0")),
         *(WAN + f"prefix = {text}" for text in (
-            '"fd00::/48"', '"2001:db8::/65"', '"2001:db8::/31"', '"2001:db8::1/48"', '"2001:db8::"',
+            '"fd00::/48"', '"2001:db8::1/48"', '"2001:db8::"', '"2001::/16"',
+        )),
+        *(WAN + f"table = {table}" for table in (
+            "0", "253", "254", "255", "4294967296", "-1", '"200"', '""', '"a b"', "true", "1.0",
+        )),
+        *(WAN + f"table = 200\ngateway = {text}" for text in (
+            '"ff02::1"', '"::"', '"::1"', '"fe80::1%eth0"', '"192.0.2.1"', '"direct"', "1",
         )),
         WAN + "min_length = 60\nmax_length = 50", WAN + "min_length = 15",
         WAN + 'bypass = "fd00::/8"',

@@ -1,12 +1,12 @@
-"""What the kernel should hold: lanes, gates, routes, and what is said to be wrong."""
+"""What the firewall should do: lanes, gates, and what is said to be wrong."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pdreactor import transition
-from pdreactor.desired import MAIN_TABLE, UNREACHABLE_METRIC, desired
-from pdreactor.model import Config, Desired, Route, Rule, State
+from pdreactor.desired import desired
+from pdreactor.model import Config, Desired, Down, State
 
 from .scenarios import BOTH, FIRST, LARGE, LATER, NEXT, SCENARIOS, SECOND, UP
 from .values import CONFIG, LAN, NOW, P1, P2, TWO, WAN, WAN2, N, after, config, reply, told
@@ -125,7 +125,7 @@ def test_a_link_that_is_down_rejects_but_its_lane_stays() -> None:
 
 def test_nothing_learned_is_guard_and_a_word() -> None:
     found = wanted(State({}))
-    assert (found.nat.lanes, found.routes, found.rules) == ((), (), ())
+    assert found.nat.lanes == ()
     (gate,) = found.nat.gates
     assert (gate.interface, gate.internal, gate.unserved) == ("wan0", (INTERNAL,), (INTERNAL,))
     assert len(said(found)) == 1
@@ -161,45 +161,53 @@ def test_uplinks_on_one_interface_share_a_gate() -> None:
     assert (gate.foreign, gate.unserved) == ((), ())
 
 
+def down(known: State, name: str) -> State:
+    entry = known.uplinks[name]._replace(down=Down(NOW, "no answer"))
+    return known._replace(uplinks={**known.uplinks, name: entry})
+
+
+def test_an_uplink_that_was_set_down_rejects() -> None:
+    known = down(both_known(), "wan")
+    found = wanted(known, TWO)
+    assert [gate.unserved for gate in found.nat.gates] == [(INTERNAL,), ()]
+    assert found.nat.lanes == wanted(both_known(), TWO).nat.lanes
+    assert said(found) == ["wan: it was set down (no answer)"]
+
+
+def test_an_uplink_with_a_table_rejects_nothing_since_rules_lead_elsewhere() -> None:
+    tabled = TWO._replace(uplinks=(WAN._replace(table=201), WAN2._replace(table=202)))
+    found = wanted(down(both_known(), "wan"), tabled, links={"wan0": True, "wan1": False})
+    assert [gate.unserved for gate in found.nat.gates] == [(), ()]
+    assert found.nat.kept == (1, 2)
+    assert wanted(State({}), tabled).nat.kept == ()
+    assert wanted(both_known(), TWO).nat.kept is None
+
+
+@pytest.mark.parametrize("order", [("wan", "wan2"), ("wan2", "wan")])
+def test_on_one_interface_the_most_wanted_uplink_in_use_has_the_outbound_traffic(
+        order: tuple[str, str]) -> None:
+    shared = config(LAN._replace(uplinks=order),
+                    uplinks=(WAN._replace(iaid=1), WAN2._replace(interface="wan0", iaid=2)))
+    known = after(SECOND, state=after(FIRST, config=shared), uplink=shared.uplinks[1],
+                  config=shared)
+    by = [lane.uplink for lane in wanted(known, shared).nat.lanes if lane.outbound]
+    assert by == [order[0]]
+    found = wanted(down(known, order[0]), shared)
+    assert [lane.uplink for lane in found.nat.lanes if lane.outbound] == [order[1]]
+    assert all(lane.inbound for lane in found.nat.lanes)
+    assert found.nat.gates[0].unserved == ()
+
+
+def test_the_only_uplink_by_two_translations_is_not_the_only_one() -> None:
+    apart = config(LAN, LAN._replace(uplinks=("wan2",)), uplinks=(WAN, WAN2))
+    known = after(FIRST, config=apart)
+    assert wanted(known, apart).nat.lanes and not wanted(known, apart, now=LATER).nat.lanes
+
+
 def test_an_uplink_that_does_not_serve_a_translation_guards_it_all_the_same() -> None:
     one = config(LAN, uplinks=(WAN, WAN2))
     gate = wanted(after(FIRST, config=one), one).nat.gates[1]
     assert gate.internal == gate.unserved == (INTERNAL,)
-
-
-# ---- routes ------------------------------------------------------------------------------------
-
-
-def test_what_is_delegated_and_not_assigned_is_unreachable() -> None:
-    found = wanted(after(LARGE))
-    delegated = N("2001:db8:4000::/56")
-    assert Route(delegated, "unreachable", MAIN_TABLE, UNREACHABLE_METRIC) in found.routes
-    assert Route(P1, "anycast", CONFIG.priority, 1024) in found.routes
-    assert found.rules == (Rule(CONFIG.priority, delegated, "lo", CONFIG.priority),)
-
-
-def test_without_hairpin_no_way_around_is_needed() -> None:
-    found = wanted(after(FIRST), config(LAN._replace(hairpin=False)))
-    assert [route.type for route in found.routes] == ["unreachable"]
-    assert found.rules == ()
-
-
-@pytest.mark.parametrize(("slices", "routes"), [(32, 32), (1001, 1)])
-def test_each_run_of_slices_has_a_route_around_until_they_are_very_many(
-        slices: int, routes: int) -> None:
-    wide = N("2001:db8:4000::/48")
-    many = config(*(LAN._replace(internal=N(f"fd5e:ed00:1234:{n:x}::/64"), subnet=n)
-                    for n in range(0, 2 * slices, 2)))
-    found = wanted(after(reply(*told(wide))), many)
-    assert len([route for route in found.routes if route.type == "anycast"]) == routes
-    assert [rule.destination for rule in found.rules] == [wide]
-
-
-def test_a_superseded_prefix_keeps_its_route_while_it_lives() -> None:
-    known = after(reply(*told(P1, valid=60)), reply(*told(P2, valid=600)))
-    routed = {r.destination for r in wanted(known, now=NOW + 59).routes}
-    assert routed == {P1, P2}
-    assert {r.destination for r in wanted(known, now=NOW + 60).routes} == {P2}
 
 
 # ---- whatever comes ----------------------------------------------------------------------------

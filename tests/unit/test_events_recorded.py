@@ -127,6 +127,7 @@ WORK = {
     "CARRIER": reasons.LINK,
     "NOCARRIER": reasons.LINK,
     "NOCARRIER_ROAMING": reasons.LINK,
+    "ROUTERADVERT": reasons.ROUTER,
 }
 
 

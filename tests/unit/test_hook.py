@@ -44,7 +44,7 @@ def one_line(text: str) -> bool:
 # ---- calls that are none of our business -----------------------------------------------------
 
 
-@pytest.mark.parametrize("reason", ["TEST", "ROUTERADVERT", "BOUND", "RECONFIGURE", "PREINIT",
+@pytest.mark.parametrize("reason", ["TEST", "BOUND", "RECONFIGURE", "PREINIT",
                                     "INFORM6", "STATIC6", "", "bound6", "BOUND6\nX"])
 def test_other_reasons_end_silently_without_looking_at_the_configuration(
         box: Box, reason: str) -> None:
@@ -304,5 +304,6 @@ def test_on_change_is_told_once(net: Box, tmp_path: Path) -> None:
     for _ in range(2):
         assert net.hook(block("BOUND6", prefix=P1_TEXT)).returncode == 0
     assert told.read_text() == (f"PDREACTOR_INTERFACE=wan0\nPDREACTOR_OLD_PREFIX=\n"
+                                f"PDREACTOR_OLD_UPLINK=wan\n"
                                 f"PDREACTOR_PREFIX={P1_TEXT}\nPDREACTOR_REASON=BOUND6\n"
                                 f"PDREACTOR_UPLINK=wan\n")

@@ -27,33 +27,36 @@ ALLOWED: dict[str, set[str]] = {
     "transition": {"errors", "marks", "model"},
     "keys": {"errors", "model", "prefix", "marks"},
     "config": {"errors", "keys", "marks", "model", "prefix"},
-    "desired": {"model", "prefix", "marks"},
+    "usable": {"model"},
+    "desired": {"model", "prefix", "usable"},
+    "steering": {"marks", "model", "prefix", "usable"},
     "npt": {"errors", "prefix"},
     "translate": {"errors", "model", "npt", "prefix"},
     "nat.table": {"marks", "model", "prefix"},
     "nat.words": set(),
+    "nat.stay": {"marks", "model", "nat.table"},
     "nat.gate": {"model", "nat.table"},
     "nat.netmap": {"model", "nat.table", "prefix"},
     "nat.stateless": {"marks", "model", "nat.table", "prefix"},
     # files and lines
     "state": {"errors", "keys", "model"},
-    "document": {"config", "errors", "model", "state"},
+    "document": {"config", "errors", "kernel.rttables", "model", "state"},
     "log": set(),
     "legacy": {"errors", "model", "prefix", "transition"},
     # a room for each kind of thing in the kernel: observe, diff, apply
     "nat": {"errors", "kernel.ip6tables", "kernel.libiptc", "kernel.nft", "model", "nat.iptables",
             "nat.nftables"},
     "nat.nftables": {"errors", "kernel.nft", "model", "nat.gate", "nat.netmap", "nat.stateless",
-                     "nat.table", "nat.words"},
+                     "nat.stay", "nat.table", "nat.words"},
     "nat.chains": {"kernel.xtables", "marks", "model", "prefix"},
     "nat.iptables": {"errors", "kernel.xtables", "model", "nat.chains", "nat.words"},
-    "routing": {"kernel.rtnl", "model"},
+    "routing": {"kernel.link", "kernel.rtnl", "model"},
     "conntrack": {"kernel.ct", "kernel.rtnl", "log", "marks", "model"},
     "report": {"model"},
     # the only orchestrator, and what calls it
     "reconciler": {"document", "conntrack", "desired", "errors", "events", "kernel.link",
-                   "kernel.process", "kernel.rtnl", "legacy", "log", "model", "nat", "report",
-                   "routing", "state", "transition"},
+                   "kernel.process", "kernel.rtnl", "legacy", "log", "model", "nat", "prefix",
+                   "reasons", "report", "routing", "state", "steering", "transition"},
     "hook": {"errors", "log", "reasons", "reconciler"},
     "cli": {"", "errors", "hook", "log", "model", "nat", "prefix", "reconciler", "report", "state",
             "translate"},
@@ -65,8 +68,8 @@ ALLOWED: dict[str, set[str]] = {
 """room -> the rooms that it may import, also inside a function. "" is pdreactor itself."""
 
 PURE = {"errors", "reasons", "model", "marks", "prefix", "events", "transition", "keys", "config",
-        "desired", "npt", "translate", "nat.table", "nat.gate", "nat.netmap", "nat.stateless",
-        "nat.chains", "nat.words", "kernel.xtables"}
+        "usable", "desired", "steering", "npt", "translate", "nat.table", "nat.gate", "nat.netmap",
+        "nat.stateless", "nat.chains", "nat.words", "nat.stay", "kernel.xtables"}
 IMPURE = {"os", "socket", "fcntl", "subprocess", "time", "select", "signal", "threading",
           "logging", "ctypes", "urllib", "shutil", "pathlib", "syslog", "random"}
 
@@ -166,7 +169,7 @@ print([code, sorted(set(sys.modules) - before)])
 """
 
 
-@pytest.mark.parametrize("reason", ["TEST", "ROUTERADVERT", "RECONFIGURE", "BOUND", "PREINIT"])
+@pytest.mark.parametrize("reason", ["TEST", "RECONFIGURE", "BOUND", "PREINIT"])
 def test_an_event_that_does_not_matter_loads_next_to_nothing(reason: str, tmp_path: Path) -> None:
     (tmp_path / "environ").write_bytes(block(reason))
     argv = [sys.executable, "-I", "-S", "-c", LOADED, str(tmp_path / "environ"), str(ROOT)]

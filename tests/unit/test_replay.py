@@ -89,9 +89,9 @@ REST: dict[str, dict[str, Known | None]] = {
     "9.4.1": {
         "45-DELEGATED6-lan-address": FIRST,  # of lan0, which is no uplink
         "46-TEST-dhcpcd-T": None,
-        "47-ROUTERADVERT-router-prefix-dns": None,
-        "48-ROUTERADVERT-router-lifetime-zero": None,
-        "49-ROUTERADVERT-stopping-empty": None,
+        "47-ROUTERADVERT-router-prefix-dns": FIRST,
+        "48-ROUTERADVERT-router-lifetime-zero": FIRST,
+        "49-ROUTERADVERT-stopping-empty": FIRST,
         "50-INFORM6-stateless": None,
         "51-BOUND-ipv4": None,
         "52-RENEW-ipv4": None,
@@ -104,9 +104,9 @@ REST: dict[str, dict[str, Known | None]] = {
     },
     "10.3.2": {
         "45-TEST-dhcpcd-T": None,
-        "46-ROUTERADVERT-router-prefix-dns": None,
-        "47-ROUTERADVERT-router-lifetime-zero": None,
-        "48-ROUTERADVERT-stopping-empty": None,
+        "46-ROUTERADVERT-router-prefix-dns": FIRST,
+        "47-ROUTERADVERT-router-lifetime-zero": FIRST,
+        "48-ROUTERADVERT-stopping-empty": FIRST,
         "49-INFORM6-stateless": None,
         "50-BOUND-ipv4": None,
         "51-RENEW-ipv4": None,

@@ -2,6 +2,7 @@
 
 from pdreactor import report
 from pdreactor.desired import desired
+from pdreactor.steering import steering
 
 from .scenarios import BOTH
 from .values import NOW, P1, WAN, WAN2, after, config, reply, told
@@ -11,8 +12,9 @@ def ok(links: dict[str, bool]) -> bool:
     """The verdict with a prefix on the first of two uplinks."""
     both = config(*BOTH, uplinks=(WAN, WAN2))
     known = after(reply(*told(P1)), config=both)
-    view = report.View(known, desired(both, known, links, NOW),
-                       {"outbound": frozenset(), "inbound": frozenset()}, links, (), "")
+    wanted = desired(both, known, links, NOW)
+    view = report.View(known, wanted, {"outbound": frozenset(), "inbound": frozenset()}, links, (),
+                       "", (), steering(both, known, links, {}, wanted))
     return bool(report.status(both, view, NOW)["ok"])
 
 
