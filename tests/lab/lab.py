@@ -348,8 +348,10 @@ class Lab:
         target: str = SERVER,
     ) -> NewFlows:
         """Send UDP packets, each of them a new flow, from a host to the server."""
-        link = self.link_to(host)
-        argv = [source or link.address(link.peer_host), target, str(rate)]
+        if source is None:
+            link = self.link_to(host)
+            source = link.address(link.peer_host)
+        argv = [source, target, str(rate)]
         if seconds is not None:
             argv.append(str(seconds))
         return NewFlows(self._script(host, "flows.py", "new", *argv))
