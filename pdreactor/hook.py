@@ -31,6 +31,8 @@ def hook(environ: str, config_path: str | None = None, state_dir: str | None = N
             block = file.read()
         if not reasons.relevant(block):
             return 0
+        if reasons.advertised(block) and not _follows_routers(block, config_path):
+            return 0
         import gc
 
         gc.disable()  # this process ends before garbage matters
@@ -47,6 +49,16 @@ def hook(environ: str, config_path: str | None = None, state_dir: str | None = N
             return exc.exit_code
         error(f"{type(exc).__name__}: {exc} (this is a bug in pdreactor; the last rules stay)")
         return EX_SOFTWARE
+
+
+def _follows_routers(block: bytes, config_path: str | None) -> bool:
+    """Whether it can matter to this configuration that a router advertised itself."""
+    named = reasons.value(block, b"PDREACTOR_CONFIG") or b"/etc/pdreactor.toml"
+    try:
+        with open(config_path or named, "rb") as file:
+            return reasons.follows_routers(file.read())
+    except (OSError, ValueError):
+        return True  # whoever needs it says what is wrong with it
 
 
 if __name__ == "__main__":

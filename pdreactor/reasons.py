@@ -37,7 +37,25 @@ def kind_of(reason: str) -> str:
 
 def relevant(block: bytes) -> bool:
     """False for a raw environment block whose reason cannot matter: the call can end at once."""
-    for entry in block.split(b"\0"):
-        if entry.startswith(b"reason="):
-            return kind_of(entry[7:].decode("ascii", "replace")) != NOTHING
-    return False
+    return _kind(block) != NOTHING
+
+
+def advertised(block: bytes) -> bool:
+    """True when a router advertisement is all that it tells of."""
+    return _kind(block) == ROUTER
+
+
+def follows_routers(configuration: bytes) -> bool:
+    """False for the text of a configuration in which no uplink can have a table."""
+    return any(rest.lstrip(b"\"' \t")[:1] == b"=" for rest in configuration.split(b"table")[1:])
+
+
+def value(block: bytes, name: bytes) -> bytes:
+    """What a raw environment block has for a name, where it stands first; empty without it."""
+    start = name + b"="
+    found = (entry for entry in block.split(b"\0") if entry.startswith(start))
+    return next(found, start)[len(start):]
+
+
+def _kind(block: bytes) -> str:
+    return kind_of(value(block, b"reason").decode("ascii", "replace"))

@@ -1,6 +1,7 @@
 """hooks/60-pdreactor: what dhcpcd-run-hooks sources for every event of every interface."""
 
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -97,8 +98,9 @@ def event(reason: str, interface: str = "eth0", **more: str) -> dict[str, str]:
 
 def hook_reasons() -> set[str]:
     """The reasons that the file names in its ``case``."""
-    text = HOOK.read_text().split("case ${reason-} in", 1)[1].split(")", 1)[0]
-    return set(text.replace("\\\n", " ").replace("|", " ").split())
+    text = HOOK.read_text().split("case ${reason-} in", 1)[1].split("esac", 1)[0]
+    branches = re.findall(r"^([A-Z0-9_ |\\\n\t]+)\)", text, re.M)
+    return set(" ".join(branches).replace("\\\n", " ").replace("|", " ").split())
 
 
 # ---- which events start Python -------------------------------------------------------------
@@ -110,6 +112,7 @@ def test_the_file_and_reasons_py_agree_on_what_matters() -> None:
 
 @pytest.mark.parametrize("reason", sorted(REASONS))
 def test_a_reason_that_matters_starts_pdreactor_once(bench: Bench, reason: str) -> None:
+    bench.configuration.write_text('interface = "eth0"\ntable = 200\n')
     done = bench.source(["sh"], '. "$hook"; echo "$$"', event(reason))
     assert bench.calls == [f"--environ /proc/{done.stdout.strip()}/environ"]
 
@@ -121,6 +124,18 @@ def test_other_reasons_start_nothing(bench: Bench, shell: list[str], reason: str
     # With an empty PATH anything but the shell's own commands would fail and say so.
     done = bench.source(shell, 'PATH=; . "$hook"', event(reason))
     assert (done.returncode, done.stdout, done.stderr, bench.calls) == (0, "", "", [])
+
+
+@pytest.mark.parametrize(("text", "calls"), [
+    ("[iptables]", 0), ("# no table", 0), ("table = 200", 1), ('"table"=200', 1),
+    ("{'table' = 200}", 1),
+])
+def test_an_advertisement_matters_where_there_is_a_table(
+    bench: Bench, shell: list[str], text: str, calls: int
+) -> None:
+    bench.configuration.write_text(f'interface = "eth0"\n{text}\n')
+    done = bench.source(shell, '. "$hook"', event("ROUTERADVERT"))
+    assert (done.returncode, done.stderr, len(bench.calls)) == (0, "", calls)
 
 
 def test_an_interface_that_the_configuration_does_not_name_starts_nothing(bench: Bench) -> None:

@@ -56,6 +56,15 @@ def test_other_reasons_are_nothing(reason: bytes) -> None:
     assert not reasons.relevant(b"interface=wan0\0reason=" + reason + b"\0new_reason=BOUND6\0")
 
 
+@pytest.mark.parametrize(("text", "yes"), [
+    (b"", False), (b"[iptables]\njumps = true", False), (b"# no table here", False),
+    (b"table = 200", True), (b"table=200", True), (b'"table"\t= 200', True),
+    (b"a = {interface = 'x', 'table' = 200}", True),
+])
+def test_a_router_advertisement_matters_where_there_is_a_table(text: bytes, yes: bool) -> None:
+    assert reasons.follows_routers(text) == yes
+
+
 def test_the_reason_is_the_first_one_for_everybody() -> None:
     block = b"x_reason=1\0reason=BOUND6\0reason=TEST\0"
     assert reasons.relevant(block)

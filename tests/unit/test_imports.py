@@ -169,9 +169,11 @@ print([code, sorted(set(sys.modules) - before)])
 """
 
 
-@pytest.mark.parametrize("reason", ["TEST", "RECONFIGURE", "BOUND", "PREINIT"])
+@pytest.mark.parametrize("reason", ["TEST", "ROUTERADVERT", "RECONFIGURE", "BOUND", "PREINIT"])
 def test_an_event_that_does_not_matter_loads_next_to_nothing(reason: str, tmp_path: Path) -> None:
-    (tmp_path / "environ").write_bytes(block(reason))
+    """A router advertisement does not where no uplink has a table."""
+    (tmp_path / "p.toml").write_text("[iptables]\n")
+    (tmp_path / "environ").write_bytes(block(reason, f"PDREACTOR_CONFIG={tmp_path}/p.toml"))
     argv = [sys.executable, "-I", "-S", "-c", LOADED, str(tmp_path / "environ"), str(ROOT)]
     run = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=True)
     assert ast.literal_eval(run.stdout) == [
