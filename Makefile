@@ -15,9 +15,11 @@ DOCDIR  = $(PREFIX)/share/doc/pdreactor
 DHCPCD_HOOKS = $(firstword $(wildcard /usr/lib/dhcpcd/dhcpcd-hooks /usr/libexec/dhcpcd-hooks \
 	/lib/dhcpcd/dhcpcd-hooks) /usr/lib/dhcpcd/dhcpcd-hooks)
 
-# Drop-ins for dhcpcd's units: only where there is systemd. SYSTEMD=yes or SYSTEMD=no decides.
+# Drop-ins for dhcpcd's units, and a timer: only where there is systemd. SYSTEMD=yes or SYSTEMD=no
+# decides. Nothing is enabled.
 SYSTEMD   = $(if $(wildcard /usr/lib/systemd/systemd /lib/systemd/systemd),yes,no)
 UNITS     = dhcpcd.service dhcpcd@.service
+OWN_UNITS = pdreactor-restore.service pdreactor-restore.timer
 UNITDIR   = $(SYSCONFDIR)/systemd/system
 
 SOURCES  = $(wildcard pdreactor/*.py pdreactor/*/*.py)
@@ -71,6 +73,10 @@ install:
 	set -e; [ '$(SYSTEMD)' != yes ] || for unit in $(UNITS); do \
 		install -D -m 644 contrib/systemd/dhcpcd.service.d/pdreactor.conf \
 			"$(DESTDIR)$(UNITDIR)/$$unit.d/pdreactor.conf"; done
+	set -e; [ '$(SYSTEMD)' != yes ] || for unit in $(OWN_UNITS); do \
+		sed -e 's|/usr/local/sbin|$(SBINDIR)|' contrib/systemd/$$unit \
+			>"$(DESTDIR)$(UNITDIR)/$$unit"; \
+		chmod 644 "$(DESTDIR)$(UNITDIR)/$$unit"; done
 	@# The hook goes last, and by rename: dhcpcd may be reading it now. It passes dot files over.
 	sed -e 's|@SBINDIR@|$(SBINDIR)|' hooks/60-pdreactor >'$(DESTDIR)$(DHCPCD_HOOKS)/.60-pdreactor'
 	chmod 644 '$(DESTDIR)$(DHCPCD_HOOKS)/.60-pdreactor'
@@ -81,12 +87,14 @@ ifeq ($(DESTDIR),)
 	@[ -e /etc/pdreactor.toml ] || echo 'Now: write /etc/pdreactor.toml, see pdreactor.toml(5).'
 endif
 
-# The hook goes first, so that no event starts what is half removed. What pdreactor holds in the
-# kernel would stay there with nobody to look after it, so that goes too, and with it what was
+# The hook and the timer go first, so that nothing starts what is half removed. What pdreactor holds
+# in the kernel would stay there with nobody to look after it, so that goes too, and with it what was
 # learned. The configuration is the user's and stays.
 uninstall:
 	rm -f '$(DESTDIR)$(DHCPCD_HOOKS)/60-pdreactor'
 ifeq ($(DESTDIR),)
+	@[ '$(SYSTEMD)' != yes ] || [ ! -e '$(UNITDIR)/pdreactor-restore.timer' ] || \
+		systemctl -q disable --now pdreactor-restore.timer || :
 	@if [ "$$(id -u)" = 0 ] && [ -x '$(SBINDIR)/pdreactor' ]; then \
 		'$(SBINDIR)/pdreactor' flush --forget || \
 			echo 'uninstall: "pdreactor flush" failed; the kernel may still hold its rules' >&2; fi
@@ -101,6 +109,7 @@ endif
 	for file in LICENSE $(DOCS); do rm -f "$(DESTDIR)$(DOCDIR)/$${file##*/}"; done
 	for unit in $(UNITS); do rm -f "$(DESTDIR)$(UNITDIR)/$$unit.d/pdreactor.conf"; \
 		rmdir "$(DESTDIR)$(UNITDIR)/$$unit.d" 2>/dev/null || :; done
+	for unit in $(OWN_UNITS); do rm -f "$(DESTDIR)$(UNITDIR)/$$unit"; done
 	for directory in '$(LIBDIR)' '$(DOCDIR)' '$(MANDIR)/man8' '$(MANDIR)/man5'; do \
 		rmdir "$(DESTDIR)$$directory" 2>/dev/null || :; done
 

@@ -26,8 +26,8 @@ REASONS = {
     "NOCARRIER_ROAMING": LINK,
     "ROUTERADVERT": ROUTER,
 }
-"""What a reason means. All others are NOTHING: PREINIT, RECONFIGURE, TEST, INFORM6, STATIC6, IPv4's,
-and those that dhcpcd has yet to invent. A new kind of work starts with a row."""
+"""What a reason means. All others are NOTHING: PREINIT, RECONFIGURE, TEST, INFORM6, STATIC6, those
+of IPv4, and those that dhcpcd has yet to invent. A new kind of work starts with a row."""
 
 
 def kind_of(reason: str) -> str:

@@ -254,7 +254,13 @@ def _uplink_in(entry: dict[str, Any]) -> UplinkState:
     return UplinkState(_number(entry["number"], 1), prefixes,
                        refusal and Refusal(_number(refusal["at"]), str(refusal["reason"]),
                                            str(refusal["message"])),
-                       down and Down(_number(down["at"]), str(down["reason"])))
+                       down and Down(_number(down["at"]), _line(down["reason"])))
+
+
+def _line(text: Any) -> str:
+    if not isinstance(text, str) or not text.isprintable():
+        raise ValueError(f"not a line of text: {text!r}")
+    return text
 
 
 def _prefix_in(entry: dict[str, Any]) -> Prefix:

@@ -126,6 +126,9 @@ HOSTILE = {
     "chains of another program": document(held=[["ebtables", "x", "y", True, []]]),
     "chains with a line feed": document(held=[["legacy", "x\n-F", "y", True, []]]),
     "modes of what is no prefix": document(modes=[["x", "wan", "netmap"]]),
+    "leading of what is no prefix": document(leading=[["x", "wan"]]),
+    "set down with control characters": document(uplinks={"wan": {
+        "number": 1, "prefixes": [], "refusal": None, "down": {"at": 1, "reason": "\x1b[2J"}}}),
     "applied a list": document(applied=[]),
     "applied not a prefix": document(applied={"wan": ["everything"]}),
     "two uplinks of one number": two_alike(),
