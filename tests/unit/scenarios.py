@@ -42,6 +42,7 @@ WITHDRAW = LAN._replace(on_expire="withdraw")
 BYPASS = WAN._replace(bypass=(N("fd00:1::/48"), N("fd00:2::1/128")))
 NEUTRAL = N("2001:db8:ce1a:c0::/58")
 TWO_UPLINKS = config(*BOTH, uplinks=(WAN, WAN2))
+TABLES = (WAN._replace(table=201), WAN2._replace(table=202))
 
 def built(mode: str) -> dict[str, Nat]:
     """Every scenario, its translations in this mode."""
@@ -100,6 +101,15 @@ SCENARIOS: dict[str, Nat] = {
     "stateless-bypass-inbound-off": one(LAN._replace(inbound=False), FIRST, uplink=BYPASS,
                                         mode="stateless"),
     "stateless-checksum-neutral-by-chance": one(LAN, reply(*told(NEUTRAL)), mode="stateless"),
+    "tables": nat(config(*BOTH, uplinks=TABLES), FIRST, second=SECOND),
+    "tables-guard-only": nat(config(*BOTH, uplinks=TABLES), FIRST, second=SECOND)._replace(
+        lanes=(), modes=frozenset()),
+    "tables-no-prefix-yet": nat(config(*BOTH, uplinks=TABLES)),
+    "tables-one-by-one": nat(config(
+        LAN, NEXT._replace(uplinks=("wan2",), internal=N("fd00:77::/58"), subnet=0),
+        uplinks=TABLES, ct_mark_mask=0xF0), FIRST, second=SECOND),
+    "tables-of-one-uplink-only": nat(
+        config(LAN, uplinks=(TABLES[0], WAN2)), FIRST, second=SECOND),
     "both-modes": nat(config(LAN, NEXT._replace(mode="stateless")), LARGE),
     "both-modes-changed": nat(config(LAN, NEXT._replace(mode="stateless")), LARGE, SECOND),
 }
@@ -110,6 +120,8 @@ CHANGES: dict[str, str] = {
     "stateless-first-prefix": "first-prefix",
     "stateless-hairpin-off": "stateless-two-uplinks",
     "both-modes-changed": "both-modes",
+    "tables": "two-uplinks",
+    "tables-of-one-uplink-only": "tables",
 }
 """Scenarios whose golden text is the change from another one; all others begin with no table."""
 

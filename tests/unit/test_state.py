@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from pdreactor import state
 from pdreactor.errors import EX_IOERR, PermissionDenied, StateError
 from pdreactor.keys import TAKEN
-from pdreactor.model import Happening, Holding, Prefix, Refusal, Stamp, State, UplinkState
+from pdreactor.model import Down, Happening, Holding, Prefix, Refusal, Stamp, State, UplinkState
 
 from .values import P1, P2, after, reply, told
 
@@ -33,24 +33,27 @@ texts = st.text(max_size=20).map(lambda t: t.encode("utf-8", "replace").decode()
 networks = st.builds(
     lambda bits, length: IPv6Network((1 << 125 | bits >> (128 - length) << (128 - length), length)),
     st.integers(0, (1 << 125) - 1), st.integers(3, 128))
+lines = texts.filter(str.isprintable)
 happenings = st.builds(Happening, numbers, texts, texts, texts)
 
 
-def uplink(number: int, prefixes: list[Prefix], refusal: Refusal | None) -> UplinkState:
+def uplink(number: int, prefixes: list[Prefix], refusal: Refusal | None,
+           down: Down | None) -> UplinkState:
     return UplinkState(number, tuple(p._replace(generation=g) for g, p in enumerate(prefixes)),
-                       refusal)
+                       refusal, down)
 
 
 uplinks = st.dictionaries(texts, st.tuples(
     st.lists(st.builds(Prefix, networks, maybe, maybe, maybe, numbers, numbers, numbers, texts,
                        st.none() | networks, maybe), max_size=4),
-    st.none() | st.builds(Refusal, numbers, texts, texts)), max_size=4)
+    st.none() | st.builds(Refusal, numbers, texts, texts),
+    st.none() | st.builds(Down, numbers, lines)), max_size=4)
 chains = st.from_regex(r"[a-z_][a-z0-9_.-]{0,21}", fullmatch=True).filter(
     lambda name: name.upper() not in TAKEN)
 states = st.builds(
-    lambda up, doomed, history, applied, held, modes: State(
+    lambda up, doomed, history, applied, held, modes, leading, left: State(
         {name: uplink(number, *parts) for number, (name, parts) in enumerate(up.items(), 1)},
-        doomed, history, applied, held=held, modes=modes),
+        doomed, history, applied, held=held, modes=modes, leading=leading, left=left),
     uplinks,
     st.lists(st.builds(Stamp, numbers, numbers, st.booleans()), max_size=4).map(tuple),
     st.lists(happenings, max_size=4).map(tuple),
@@ -59,7 +62,9 @@ states = st.builds(
     st.lists(st.builds(Holding, st.sampled_from(["nf_tables", "legacy"]), chains, chains,
                        st.booleans(), st.lists(texts, max_size=2).map(tuple)), max_size=2).map(
         tuple),
-    st.lists(st.tuples(networks, texts, texts), max_size=3).map(tuple))
+    st.lists(st.tuples(networks, texts, texts), max_size=3).map(tuple),
+    st.lists(st.tuples(networks, texts), max_size=3).map(tuple),
+    st.lists(texts, max_size=3).map(tuple))
 
 
 @given(states)
@@ -334,7 +339,7 @@ FULL_DISK = """
 import os, sys
 from pdreactor import state
 from pdreactor.errors import StateError
-from pdreactor.model import Happening, State
+from pdreactor.model import Down, Happening, State
 directory = sys.argv[1]
 state.save(directory, State({}))
 large = State({}, history=(Happening(1, "wan", "BOUND6", "x" * 200_000),))

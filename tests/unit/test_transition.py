@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from pdreactor import marks, transition
 from pdreactor.errors import Refused
-from pdreactor.model import Config, Event, Stamp, State
+from pdreactor.model import Config, Down, Event, Stamp, State, Steering
 from pdreactor.state import decode, encode
 
 from .values import (
@@ -439,6 +439,88 @@ def test_an_uplink_number_that_does_not_fit_is_given_anew() -> None:
     assert list(known.uplinks) == ["wan"]
     assert known.uplinks["wan"].number == 1
     assert current(known) == {str(P1)}
+
+
+# ---- the use of uplinks ----------------------------------------------------------------------
+
+INNER = N("fd00:77::/64")
+SEVERAL = config(TWO.translations[0], LAN._replace(internal=INNER, uplinks=("wan2", "wan")),
+                 uplinks=(WAN, WAN2))
+NO_ANSWER = Down(NOW, "no answer")
+
+
+def led(by: str, inner: str = "wan2", **unusable: str) -> Steering:
+    """New flows of the LAN go by one uplink, those of INNER by another."""
+    return Steering((), (), ((LAN.internal, by), (INNER, inner)), unusable)
+
+
+def steered(known: State, *ways: Steering) -> State:
+    for number, way in enumerate(ways):
+        known = transition.after_steering(known, way, SEVERAL, NOW + number)
+    return known
+
+
+def test_an_uplink_is_set_down_once_and_back_in_use() -> None:
+    known = both(str(P2))
+    down = transition.after_use(known, "wan", NO_ANSWER, TWO)
+    assert down.uplinks["wan"] == known.uplinks["wan"]._replace(down=NO_ANSWER)
+    assert down.uplinks["wan2"] == known.uplinks["wan2"]
+    later = Down(NOW + 60, "no answer")
+    assert transition.after_use(down, "wan", later, TWO) is down, "the first time counts"
+    other = transition.after_use(down, "wan", Down(NOW + 60, "loss 40 %"), TWO)
+    assert other.uplinks["wan"].down == Down(NOW + 60, "loss 40 %")
+    assert transition.after_use(other, "wan", None, TWO) == known
+    assert transition.after_use(known, "wan", None, TWO) is known
+
+
+def test_an_uplink_without_a_prefix_is_set_down_too() -> None:
+    known = transition.after_use(State({}), "wan", NO_ANSWER, TWO)
+    assert known.uplinks["wan"].down == NO_ANSWER
+    assert after(reply(*told(P1)), state=known).uplinks["wan"].down == NO_ANSWER
+    released = after(reply(*told(P1)), Event("RELEASE6", "wan0"), state=known)
+    assert released.uplinks["wan"].down == NO_ANSWER
+
+
+def test_the_flows_of_an_uplink_that_fails_are_doomed_once_when_another_takes_over() -> None:
+    known = steered(both(str(P2)), led("wan"))
+    assert known.doomed == ()
+    known = steered(known, led("wan2", wan="no carrier"))
+    assert set(known.doomed) == stamps((0, OUT), (0, IN))
+    known = steered(known._replace(doomed=()), led("wan2", wan="no carrier"))
+    assert known.doomed == (), "flows that came back by it since then are left alone"
+
+
+def test_the_flows_of_an_uplink_that_nobody_replaces_stay() -> None:
+    known = steered(both(str(P2)), led("wan"), led("", "", wan="no carrier", wan2="no carrier"))
+    assert known.doomed == ()
+    known = steered(known, led("wan2", wan="no carrier"))
+    assert set(known.doomed) == stamps((0, OUT), (0, IN)), "until somebody does"
+
+
+def test_the_flows_on_the_second_uplink_stay_when_the_first_returns() -> None:
+    known = steered(both(str(P2)), led("wan"), led("wan2", wan="no carrier"))
+    known = steered(known._replace(doomed=()), led("wan"))
+    assert (known.doomed, known.left) == ((), ())
+    again = steered(known, led("wan2", wan="no carrier"))
+    assert set(again.doomed) == stamps((0, OUT), (0, IN)), "each failure counts"
+
+
+def test_an_uplink_that_only_waits_for_its_turn_loses_its_flows_when_it_fails() -> None:
+    known = steered(both(str(P2)), led("wan", "wan"), led("wan", "wan", wan2="no carrier"))
+    assert set(known.doomed) == stamps((0, OUT), (0, IN), uplink=2)
+
+
+def test_the_history_tells_where_new_flows_go_and_why() -> None:
+    before = both(str(P2)).history
+    known = steered(both(str(P2)), led("wan"), led("wan"), led("wan2", wan="no carrier"),
+                    led("", "", wan="no carrier", wan2="set down: x"), led("wan", "wan"))
+    told_ = [(happening.at - NOW, happening.uplink, happening.text)
+             for happening in known.history[len(before):]]
+    assert told_ == [
+        (2, "wan2", f"new flows of {LAN.internal} by wan2 and not wan: no carrier"),
+        (3, "wan2", "no uplink for new flows of 2 internal prefixes any more: set down: x"),
+        (4, "wan", "new flows of 2 internal prefixes by wan"),
+    ]
 
 
 # ---- whatever comes --------------------------------------------------------------------------
