@@ -86,11 +86,21 @@ def tell(config: Config, uplink: Uplink, event: Event) -> None:
 
 def use(config: Config, uplink: Uplink, down: Down | None) -> None:
     """Take an uplink out of use, or back in (None)."""
-    unsaved = None
+    unsaved, changed = None, False
+
+    def change(before: State) -> State:
+        nonlocal changed
+        after = transition.after_use(before, uplink.name, down, config)
+        changed = after is not before
+        return after
+
     try:
-        update(config, lambda before: transition.after_use(before, uplink.name, down, config))
+        update(config, change)
     except state.Unsaved as exc:
         unsaved = exc
+    if changed:
+        log.info("set down" if down else "back in use", uplink=uplink.name,
+                 **({"why": down.reason} if down and down.reason else {}))
     reconcile(config, f"uplink {uplink.name} {'down' if down else 'up'}", unsaved)
 
 

@@ -199,7 +199,16 @@ def words(change: Change) -> list[str]:
     lines = [] if change.observed else [f"create table {FAMILY} {TABLE}"]
     lines += differences("outbound", before["outbound"], after["outbound"])
     lines += differences("inbound", before["inbound"], after["inbound"])
-    return lines or [f"bring table {FAMILY} {TABLE} back to what it should be"]
+    return lines or [_repair(change)]
+
+
+def _repair(change: Change) -> str:
+    before = change.observed.rules if change.observed else {}
+    after = {chain: seen(rules) for chain, rules in change.desired.rules.items()}
+    chains = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
+    if not chains:
+        return f"bring table {FAMILY} {TABLE} to what it should be"
+    return f"bring the rules of {', '.join(chains)} in table {FAMILY} {TABLE} to what they should be"
 
 
 # ---- apply -------------------------------------------------------------------------------------

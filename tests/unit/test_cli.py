@@ -15,7 +15,7 @@ from .box import Box, block, network
 from .namespace import needs_root
 
 P1, P2 = "2001:db8:4000::/58", "2001:db8:8000::/58"
-VERBS = ("hook", "restore", "plan", "status", "check", "set", "unset", "flush")
+VERBS = ("hook", "restore", "plan", "status", "check", "set", "unset", "uplink", "flush")
 
 
 @pytest.fixture
@@ -58,7 +58,8 @@ def test_version(box: Box) -> None:
 
 @pytest.mark.parametrize("arguments", [
     (), ("dance",), ("plan", "--yaml"), ("-v", "-q", "plan"), ("set",), ("set", "wan"),
-    ("unset",), ("--log-format", "xml", "plan"), ("flush", "everything"), ("check", "x")])
+    ("unset",), ("--log-format", "xml", "plan"), ("flush", "everything"), ("check", "x"),
+    ("uplink",), ("uplink", "wan"), ("uplink", "wan", "sideways"), ("uplink", "wan", "down", "x")])
 def test_a_wrong_command_line_is_64(box: Box, arguments: tuple[str, ...]) -> None:
     run = box.cli(*arguments)
     assert run.returncode == 64
@@ -165,6 +166,22 @@ def test_a_static_prefix_is_changed_in_the_configuration(box: Box) -> None:
         assert "static" in run.stderr
 
 
+@pytest.mark.parametrize(("arguments", "code", "text"), [
+    (("nowhere", "down"), 64, "it has: wan"),
+    (("wan", "up", "--reason", "it answers"), 64, "goes down"),
+    (("wan", "down", "--reason", "one\ntwo"), 65, "one line"),
+    (("wan", "down", "--reason", "\x1b[2J"), 65, "printable"),
+    (("wan", "down", "--reason", "x" * 201), 65, "at most 200"),
+])
+def test_uplink_refuses_in_words(box: Box, arguments: tuple[str, ...], code: int,
+                                 text: str) -> None:
+    run = box.cli("uplink", *arguments)
+    assert run.returncode == code
+    assert one_line(run.stderr)
+    assert text in run.stderr
+    assert not (box.state / "state.json").exists()
+
+
 # ---- without root ------------------------------------------------------------------------------
 
 NOBODY = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--")
@@ -172,7 +189,7 @@ NOBODY = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "
 
 @needs_root
 @pytest.mark.parametrize("verb", [("plan",), ("status",), ("restore",), ("set", "wan", P1),
-                                  ("flush",)])
+                                  ("uplink", "wan", "down"), ("flush",)])
 def test_without_root_it_is_77_and_one_line(box: Box, verb: tuple[str, ...]) -> None:
     for directory in (box.config.parent, *box.config.parent.parents):
         if directory.stat().st_uid == 0 and directory != Path("/"):
@@ -411,6 +428,41 @@ def test_looking_writes_nothing(net: Box) -> None:
     for verb in ("status", "plan", "check"):
         net.cli(verb)
     assert {p.name: p.read_bytes() for p in net.state.iterdir()} == before
+
+
+# ---- uplink ------------------------------------------------------------------------------------
+
+
+@needs_root
+def test_an_uplink_is_out_of_use_until_it_is_set_up_again(net: Box) -> None:
+    net.hook(block("BOUND6", prefix=P1))
+    run = net.cli("uplink", "wan", "down", "--reason", "loss 40 %")
+    assert run.returncode == 0
+    down, changed = run.stderr.splitlines()
+    assert "set down" in down and "loss 40 %" in down and "wan" in down
+    assert "the rules of forward" in changed
+    assert net.cli("uplink", "wan", "down", "--reason", "loss 40 %").stderr == "", "told before"
+    for event in (block("RENEW6", prefix=P1), block("RENEW6", prefix=P2)):
+        net.hook(event)
+        assert "set down (loss 40 %)" in net.cli("status").stdout
+    net.cli("restore")
+    document = json.loads(net.cli("status", "--json").stdout)
+    assert document["ok"] is False
+    assert document["uplinks"][0]["down"]["reason"] == "loss 40 %"
+    run = net.cli("uplink", "wan", "up")
+    assert run.returncode == 0
+    assert "back in use" in run.stderr
+    document = json.loads(net.cli("status", "--json").stdout)
+    assert (document["ok"], document["uplinks"][0]["down"]) == (True, None)
+    assert net.cli("uplink", "wan", "up").stderr == ""
+
+
+@needs_root
+def test_an_uplink_with_a_static_prefix_can_be_set_down(net: Box) -> None:
+    text = net.config.read_text().partition("\n")[2]
+    net.configure(text.replace('"wan0"', f'"wan0"\nprefix = "{P1}"'))
+    assert net.cli("uplink", "wan", "down").returncode == 0
+    assert "set down" in net.cli("status").stdout
 
 
 # ---- how it talks ------------------------------------------------------------------------------

@@ -147,7 +147,8 @@ def test_words_for_another_prefix() -> None:
 
 def test_words_for_a_repair() -> None:
     edited = EDITS["rule inserted"](table("first-prefix"))
-    assert words(FIRST, edited) == ["bring table ip6 pdreactor back to what it should be"]
+    assert words(FIRST, edited) == [
+        "bring the rules of guard in table ip6 pdreactor to what they should be"]
 
 
 def test_words_are_bounded() -> None:

@@ -339,7 +339,7 @@ FULL_DISK = """
 import os, sys
 from pdreactor import state
 from pdreactor.errors import StateError
-from pdreactor.model import Down, Happening, State
+from pdreactor.model import Happening, State
 directory = sys.argv[1]
 state.save(directory, State({}))
 large = State({}, history=(Happening(1, "wan", "BOUND6", "x" * 200_000),))
