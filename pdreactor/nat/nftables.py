@@ -205,10 +205,11 @@ def words(change: Change) -> list[str]:
 def _repair(change: Change) -> str:
     before = change.observed.rules if change.observed else {}
     after = {chain: seen(rules) for chain, rules in change.desired.rules.items()}
-    chains = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
+    chains = ", ".join(sorted(name for name in {*before, *after}
+                              if before.get(name) != after.get(name)))
     if not chains:
         return f"bring table {FAMILY} {TABLE} to what it should be"
-    return f"bring the rules of {', '.join(chains)} in table {FAMILY} {TABLE} to what they should be"
+    return f"bring the rules of {chains} in table {FAMILY} {TABLE} to what they should be"
 
 
 # ---- apply -------------------------------------------------------------------------------------
