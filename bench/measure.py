@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from tests.lab import LabError
 
-from .rig import ADVERTISEMENT, DENSE, PEER, Command, Subject, sent, variables
+from .rig import ADVERTISEMENT, DENSE, PEER, PROGRAM, SECOND, Command, Run, Subject, sent, variables
 
 HOOK_FILE = "/usr/lib/dhcpcd/dhcpcd-hooks/60-pdreactor"
 
@@ -26,6 +26,34 @@ class Cleaning(NamedTuple):
     entries: int
     left: int
     seconds: float  # from the first packet with the new prefix to the end of the hook
+
+
+class Uplinks(NamedTuple):
+    """Whole processes with two uplinks, and the way to the second."""
+
+    change: list[Run]
+    same: list[Run]
+    away: list[Run]
+    moved: list[float]  # seconds from the start of ``away`` to the first packet by the second
+
+
+def uplinks(subject: Subject, rounds: int) -> Uplinks:
+    """Changes of the prefix, passes that find all as desired, and fail-overs under traffic."""
+    found = Uplinks([], [], [], [])
+    again, down, up = (Command([PROGRAM, *arguments], {}) for arguments in (
+        ["restore"], ["uplink", "one", "down"], ["uplink", "one", "up"]))
+    for _ in range(rounds):
+        found.change.append(subject.change())
+        found.same.append(subject.run([again])[0][0])
+        sniffer = subject.lab.sniff(str(SECOND), "isp2")
+        traffic = subject.send(DENSE)
+        time.sleep(0.1)
+        away = subject.run([down])[0][0]
+        found.moved.append(sniffer.wait() - away.begin)
+        found.away.append(away)
+        traffic.stop()
+        subject.run([up])
+    return found
 
 
 def first_packet(subject: Subject) -> tuple[float, float]:

@@ -204,6 +204,34 @@ def plain() -> Iterator[Subject]:
         yield Subject("plain", lab, ["/bin/false"])
 
 
+UPLINKS = f"""
+[uplink.one]
+interface = "eth0"
+table = 201
+
+[uplink.two]
+interface = "eth1"
+table = 202
+
+[[translation]]
+uplinks = ["one", "two"]
+internal = "{INTERNAL}"
+"""
+SECOND = next(subnets(POOLS[2], 58))
+PROGRAM = "/usr/local/sbin/pdreactor"
+
+
+@contextmanager
+def two_uplinks() -> Iterator[Subject]:
+    """pdreactor with a table for each of two uplinks, and the prefix SECOND on the second."""
+    with Lab(uplinks=2) as lab:
+        install(lab, UPLINKS)
+        subject = Subject("two uplinks", lab, ["/usr/local/sbin/pdreactor-hook"])
+        subject.run([Command([PROGRAM, "set", "two", str(SECOND)], {})])
+        subject.change()
+        yield subject
+
+
 INSIDE = IPv6Network("fd5e:ed00::/48")
 
 

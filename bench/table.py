@@ -3,7 +3,8 @@
 from statistics import median, quantiles
 from typing import Any, NamedTuple
 
-from .measure import Cleaning, Loss
+from .measure import Cleaning, Loss, Uplinks
+from .rig import Run
 
 
 class Row(NamedTuple):
@@ -46,6 +47,7 @@ class Samples(NamedTuple):
     losses: dict[str, Loss]
     irrelevant: dict[str, list[float]]
     forwarded: dict[str, list[float]]  # flows/s; "plain", and those of rig.VARIANTS
+    uplinks: Uplinks
     translations: dict[int, dict[str, list[float]]]  # change, first_packet (s); rate (flows/s)
     cleaning: list[Cleaning]
 
@@ -53,7 +55,7 @@ class Samples(NamedTuple):
 def rows(samples: Samples) -> list[Row]:
     """The table."""
     return [*first_packets(samples), *_changes(samples), *_losses(samples), *_irrelevant(samples),
-            *forwarding(samples), *_translations(samples), *_cleaning(samples)]
+            *_uplinks(samples), *forwarding(samples), *_translations(samples), *_cleaning(samples)]
 
 
 AGAINST_PEER = {"pdreactor": 0.8, "iptables": 0.8}
@@ -124,6 +126,19 @@ def _irrelevant(samples: Samples) -> list[Row]:
     ]
 
 
+def _uplinks(samples: Samples) -> list[Row]:
+    by, name = samples.uplinks, "two uplinks, with tables:"
+    times = [[run.seconds for run in runs] for runs in (by.change, by.same)]
+    most = max(run.rss for runs in (by.change, by.same, by.away) for run in runs) / 1024
+    return [
+        Row(f"{name} whole hook", "ms", _ms(times[0]), 250, spread=_spread(times[0])),
+        Row("... nothing to change", "ms", _ms(times[1]), 250, spread=_spread(times[1])),
+        Row("... peak memory", "MB", most, 60),
+        Row("... set down to first packet by other", "ms", _ms(by.moved),
+            spread=_spread(by.moved)),
+    ]
+
+
 def _translations(samples: Samples) -> list[Row]:
     found = []
     base = median(samples.translations[1]["rate"])
@@ -186,5 +201,8 @@ def document(table: list[Row], samples: Samples, about: dict[str, Any]) -> dict[
     found = [{**row._asdict(), "ok": not row.missed if row.target else None} for row in table]
     raw = samples._asdict()
     raw["losses"] = {name: one._asdict() for name, one in samples.losses.items()}
+    raw["uplinks"] = {
+        name: [one._asdict() if isinstance(one, Run) else one for one in runs]
+        for name, runs in samples.uplinks._asdict().items()}
     raw["cleaning"] = [one._asdict() for one in samples.cleaning]
     return {"about": about, "rows": found, "samples": raw}

@@ -98,10 +98,12 @@ def use(config: Config, uplink: Uplink, down: Down | None) -> None:
         update(config, change)
     except state.Unsaved as exc:
         unsaved = exc
-    if changed:
-        log.info("set down" if down else "back in use", uplink=uplink.name,
-                 **({"why": down.reason} if down and down.reason else {}))
-    reconcile(config, f"uplink {uplink.name} {'down' if down else 'up'}", unsaved)
+    try:
+        reconcile(config, f"uplink {uplink.name} {'down' if down else 'up'}", unsaved)
+    finally:
+        if changed:  # it takes its time, so it is not said before
+            log.info("set down" if down else "back in use", uplink=uplink.name,
+                     **({"why": down.reason} if down and down.reason else {}))
 
 
 def prefixes(config: Config, uplink: Uplink) -> tuple[IPv6Network, ...]:

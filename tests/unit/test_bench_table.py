@@ -6,8 +6,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench.measure import Cleaning, Loss
+from bench.measure import Cleaning, Loss, Uplinks
 from bench.plot import svg
+from bench.rig import Run
 from bench.table import Row, Samples, document, forwarding, rows, text
 
 
@@ -23,6 +24,7 @@ def samples(**changed: Any) -> Samples:
         irrelevant={"sh": [0.001], "hook file": [0.002], "pdreactor-hook": [0.01], "peer": [0.01]},
         forwarded={"plain": [700e3] * 5, "netmap": [230e3] * 5, "stateless": [600e3] * 5,
                    "iptables": [210e3] * 5},
+        uplinks=Uplinks(*([Run(0, 0.2, 30_000, 0, "")] for _ in range(3)), [0.03]),
         translations={1: {"change": [0.1], "first_packet": [0.05], "rate": [90e3]}},
         cleaning=[Cleaning(100_000, 0, 0.3)],
     )
@@ -52,6 +54,8 @@ def test_every_ratio_with_a_target_is_a_row() -> None:
         "... iptables, divided by the peer's": "<= 0.8",
         "... stateless, divided by plain": ">= 0.8",
         "... stateless, divided by netmap": ">= 1.4",
+        "... nothing to change": "<= 250",
+        "... peak memory": "<= 60",
     }
     assert not any(one.missed for one in rows(samples()))
 

@@ -438,7 +438,7 @@ def test_an_uplink_is_out_of_use_until_it_is_set_up_again(net: Box) -> None:
     net.hook(block("BOUND6", prefix=P1))
     run = net.cli("uplink", "wan", "down", "--reason", "loss 40 %")
     assert run.returncode == 0
-    down, changed = run.stderr.splitlines()
+    changed, down = run.stderr.splitlines()
     assert "set down" in down and "loss 40 %" in down and "wan" in down
     assert "the rules of forward" in changed
     assert net.cli("uplink", "wan", "down", "--reason", "loss 40 %").stderr == "", "told before"
