@@ -121,7 +121,8 @@ def test_each_network_of_many_has_its_own_slice_and_uplink(lab: Lab, variant: Va
     router = Router(lab, text, variant)
     router.set(OLD, uplink="one")
     router.set(NEW, uplink="two")
-    for host, isp, outside in (("a", "isp", "2001:db8:4000:3f:"), ("b", "isp2", "2001:db8:8000:3e:")):
+    for host, isp, outside in (("a", "isp", "2001:db8:4000:3f:"),
+                               ("b", "isp2", "2001:db8:8000:3e:")):
         (source,) = seen(lab, host, isp)
         assert source.startswith(outside)
         assert reaches(lab, isp, source)
