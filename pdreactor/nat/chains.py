@@ -70,9 +70,14 @@ def render(nat: Nat, held: Holding, guard: bool = False) -> Tables:
     """The chains that do what ``nat`` says. Those of a configured mode stand without a prefix
     too."""
     tables = [table for table in TABLES if NEEDED.get(table) in nat.modes]
-    drafts = {table: _Draft(nat, table, hooks(held)[table])
-              for table in (*tables, *["filter"] * (guard and nat.guard))}
+    stay = guard and nat.kept is not None
+    tables += ["mangle"] * (stay and "mangle" not in tables) + ["filter"] * (guard and nat.guard)
+    drafts = {table: _Draft(nat, table, hooks(held)[table]) for table in tables}
+    if stay:
+        _render_stay(drafts["mangle"])
     for table, draft in drafts.items():
+        if table == "mangle" and NEEDED[table] not in nat.modes:
+            continue
         RENDER[table](draft, [lane for lane in nat.lanes if lane.mode == NEEDED.get(table)])
     return {table: draft.chains() for table, draft in drafts.items()}
 
@@ -296,6 +301,30 @@ def _one_of_each_uplink(lanes: list[Lane]) -> list[Lane]:
 def _mark(lane: Lane) -> Stamp:
     """What marks a packet on its way around: its uplink. All prefixes of that are alike here."""
     return Stamp(lane.stamp.uplink, 0, True)
+
+
+def _render_stay(draft: _Draft) -> None:
+    """See stay.py. Nothing ends the chain, since mode rfc6296 may follow: what has another end
+    loses the mark again."""
+    clear = f"-j MARK --set-xmark 0x00000000/{draft.nat.mask:#010x}"
+    for builtin in ("PREROUTING", "OUTPUT"):
+        for number in draft.nat.kept or ():
+            _keep(draft, builtin, number, "outside", "REPLY")
+        for network in draft.inside:
+            draft.rule(builtin, f"begun inside {network}",
+                       f"-m conntrack --ctdir REPLY --ctorigsrc {network} {clear}")
+        for number in draft.nat.kept or ():
+            _keep(draft, builtin, number, "inside", "ORIGINAL")
+    for name in draft.uplinks:
+        draft.rule("PREROUTING", f"from outside {name}", f"-i {name} {clear}")
+
+
+def _keep(draft: _Draft, builtin: str, number: int, begun: str, direction: str) -> None:
+    value, mask = marks.staying(number, draft.nat.mask)
+    bit = draft.nat.mask & -draft.nat.mask if begun == "outside" else 0
+    draft.rule(builtin, f"begun {begun}, by uplink {number}",
+               f"-m connmark --mark {value | bit:#010x}/{mask:#010x} -m conntrack --ctdir "
+               f"{direction} -j MARK --set-xmark {value:#010x}/{draft.nat.mask:#010x}")
 
 
 # ---- table filter: the guard ----

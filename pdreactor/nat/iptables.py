@@ -5,6 +5,7 @@
     mangle                                        SNPT, DNPT (these tables take them nowhere else)
     nat      NETMAP, and the conntrack mark
     filter   the guard, on a kernel without nf_tables: for both modes
+    mangle   there also what keeps flows on their uplink: for mode netmap
 
     built-in chain   ours        in
     PREROUTING       dnat        raw, mangle, nat
@@ -212,7 +213,8 @@ def _words_of_table(change: Change, table: str) -> Iterator[str]:
 
 def exposed(change: Change) -> bool:
     """True when before this change nothing of this translated, or guarded, in some mode."""
-    translating = [table for table in ("mangle", "nat") if table in change.desired]
+    modes = change.wanted.nat.modes if change.wanted.nat else ()
+    translating = [table for table in ("mangle", "nat") if NEEDED[table] in modes]
     return not (_in_force(change, "filter", "untranslated ")
                 or all(_in_force(change, table, "outbound ") for table in translating))
 

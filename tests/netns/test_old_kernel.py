@@ -23,6 +23,7 @@ from .pd import (
     ping,
     reaches,
 )
+from .test_uplinks import TWO, count_wrong, none_wrong, sources
 
 pytestmark = [*NEEDS_ROOT, pytest.mark.variants]
 
@@ -37,6 +38,10 @@ def variant() -> Variant:
 @pytest.fixture
 def old(lab: Lab, router: Router) -> Router:
     """Its kernel has no nf_tables, as far as one can see."""
+    return hidden(lab, router)
+
+
+def hidden(lab: Lab, router: Router) -> Router:
     lab.write("router", "/run/nothing", "")
     router.run("mount", "--bind", "/run/nothing", "/proc/kallsyms")
     return router
@@ -54,6 +59,35 @@ def test_everything_works_and_status_says_what_the_guard_is(lab: Lab, old: Route
     assert old.ours() == ""
     with old.unwritten():
         old.pd("restore")
+
+
+def test_with_tables_each_uplink_answers_and_flows_stay_on_theirs(variant: Variant) -> None:
+    with Lab(uplinks=2) as lab:
+        old = hidden(lab, Router(lab, TWO, variant))
+        count_wrong(lab)
+        old.set(OLD, uplink="one")
+        old.set(NEW, uplink="two")
+        echo = Echo(lab, "a")
+        for isp, prefix in (("isp", OLD), ("isp2", NEW)):
+            assert ping(lab, isp, old.outside(A, prefix), "-I", SERVER).startswith("answered")
+            assert ask(lab, isp, "tcp", old.outside(A, prefix)) == "same"
+        echo.stop()
+        assert reaches(lab, "a", old.outside(B)) and reaches(lab, "router", old.outside(B, NEW))
+        assert sources(lab) == {old.outside(A)}
+        old.pd("uplink", "one", "down")
+        lab.start_echo("isp2")
+        began = lab.sniff(NEW, "isp2")
+        flow = lab.start_running_flow()
+        began.wait()
+        old.pd("uplink", "one", "up")
+        assert sources(lab) == {old.outside(A)}
+        report = flow.stop()
+        assert (report.lost, list(report.sources)) == ((), [old.outside(A, NEW)])
+        assert none_wrong(lab)
+        with old.unwritten():
+            old.pd("restore")
+        old.pd("flush")
+        assert "pdreactor" not in old.run("ip6tables-legacy-save")
 
 
 def test_without_a_prefix_lan_hosts_are_told_at_once(lab: Lab, old: Router) -> None:

@@ -40,6 +40,7 @@ def both(netmap: str, other: str) -> Nat:
     return first._replace(lanes=first.lanes + second.lanes, modes=first.modes | second.modes)
 
 
+TABLED = scenarios.SCENARIOS["tables"]
 HELD = Holding("nf_tables", "pdreactor_dnat", "pdreactor_snat", True)
 LEGACY = HELD._replace(variant="legacy")
 
@@ -49,12 +50,16 @@ SCENARIOS: dict[str, Wanted] = {
        if name not in REFUSED},
     "netmap-and-rfc6296": Wanted(both("first-prefix", "hairpin-off"), HELD),
     **{f"guarded-{name}": Wanted(NETMAP[name], LEGACY, guard=True) for name in GUARDED},
+    "guarded-tables": Wanted(TABLED, LEGACY, guard=True),
+    "guarded-tables-and-rfc6296": Wanted(
+        TABLED._replace(modes=frozenset({"netmap", "rfc6296"})), LEGACY, guard=True),
     "guarded-rfc6296": Wanted(RFC6296["no-prefix-yet"], LEGACY, guard=True),
 }
 CHANGES = {
     **scenarios.CHANGED,
     **{f"rfc6296-{name}": f"rfc6296-{before}" for name, before in scenarios.CHANGED.items()},
     "guarded-taken-back": "guarded-first-prefix",
+    "guarded-tables": "guarded-two-uplinks",
 }
 """Scenarios whose golden text is the change from another one; all others begin with nothing."""
 ABSENT: Observed = {table: {} for table in drawn.TABLES}
