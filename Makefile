@@ -87,14 +87,16 @@ ifeq ($(DESTDIR),)
 	@[ -e /etc/pdreactor.toml ] || echo 'Now: write /etc/pdreactor.toml, see pdreactor.toml(5).'
 endif
 
-# The hook and the timer go first, so that nothing starts what is half removed. What pdreactor holds
+# The hook and the timer go first, so that nothing starts what is half removed; a pass that runs now
+# would come after "flush". What pdreactor holds
 # in the kernel would stay there with nobody to look after it, so that goes too, and with it what was
 # learned. The configuration is the user's and stays.
 uninstall:
 	rm -f '$(DESTDIR)$(DHCPCD_HOOKS)/60-pdreactor'
 ifeq ($(DESTDIR),)
-	@[ '$(SYSTEMD)' != yes ] || [ ! -e '$(UNITDIR)/pdreactor-restore.timer' ] || \
-		systemctl -q disable --now pdreactor-restore.timer || :
+	@[ '$(SYSTEMD)' != yes ] || [ ! -e '$(UNITDIR)/pdreactor-restore.timer' ] || { \
+		systemctl -q disable --now pdreactor-restore.timer; \
+		systemctl -q stop pdreactor-restore.service; } || :
 	@if [ "$$(id -u)" = 0 ] && [ -x '$(SBINDIR)/pdreactor' ]; then \
 		'$(SBINDIR)/pdreactor' flush --forget || \
 			echo 'uninstall: "pdreactor flush" failed; the kernel may still hold its rules' >&2; fi

@@ -1,11 +1,15 @@
-"""Under Debian's own dhcpcd.service the hook works with our drop-in, and only with it.
+"""Under Debian's own dhcpcd.service the hook works with our drop-in, and only with it; our own
+service and timer work as they are installed.
 
 systemd runs as PID 1 of a private pid, mount, cgroup, uts and ipc namespace, on a throw-away layer
-over the machine's files, with the test network's router as its network. It starts one unit:
-dhcpcd.service as Debian ships it. Nothing of this is seen by the machine's own PID 1.
+over the machine's files, with the test network's router as its network. It starts two units:
+dhcpcd.service as Debian ships it, and a journal. Nothing of it is seen by the machine's own PID 1.
 """
 
+import fcntl
 import os
+import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import Lab
+from tests.lab import INTERNAL, SERVER, Lab
+from tests.lab.installed import CONFIG
+from tests.lab.process import run
+
+from .pd import NEW, reaches, unanswered
+from .test_uplinks import TWO
 
 pytestmark = [
     pytest.mark.netns,
@@ -25,6 +34,18 @@ ROOT = Path(__file__).parents[2]
 UNIT = ROOT / ".cache/dhcpcd-unit/lib/systemd/system/dhcpcd.service"
 EXTERNAL = "2001:db8:4000::"
 LIMIT = 30.0
+SERVICE, TIMER = "pdreactor-restore.service", "pdreactor-restore.timer"
+HOOKS = "DHCPCD_HOOKS=/usr/lib/dhcpcd/dhcpcd-hooks"
+PD = "/usr/local/sbin/pdreactor"
+
+REMOVE = """\
+rule flush protocol 157
+route flush table 201
+route flush table 202
+route del unreachable default table 201
+route del unreachable default table 202
+"""
+ONE = CONFIG.format(internal=INTERNAL)
 
 # Its own cgroup, which becomes the root of what systemd sees; removed at the end.
 OUTER = """
@@ -48,10 +69,11 @@ trap 'kill -KILL $!' TERM
 wait $! || wait $! || :
 """
 
-# The root file system: a layer over the machine's own, with nothing to start but the one unit.
+# The root file system: a layer over the machine's own, with nothing to start but the two units.
+# The journal has nothing to do with the kernel's log.
 INNER = """
 set -eu
-project=$1 unit=$2 dropin=$3 backend=$4
+project=$1 unit=$2 ours=$3 config=$4
 mkdir /mnt/layer/upper /mnt/layer/work /mnt/layer/root
 mount -t overlay -o lowerdir=/,upperdir=/mnt/layer/upper,workdir=/mnt/layer/work \
     none /mnt/layer/root
@@ -73,29 +95,23 @@ ln -s pts/ptmx dev/ptmx
 systemd=usr/lib/systemd
 rm -rf $systemd/system/*.wants $systemd/system-generators etc/systemd/system var/lib/pdreactor
 rm -rf var/lib/dhcpcd usr/lib/dhcpcd/dhcpcd-hooks
-mkdir -p etc/systemd/system usr/lib/dhcpcd/dhcpcd-hooks etc/wpa_supplicant var/lib/dhcpcd
+mkdir -p etc/systemd/system etc/systemd/journald.conf.d etc/wpa_supplicant
+mkdir -p usr/lib/dhcpcd/dhcpcd-hooks var/lib/dhcpcd
 : >etc/machine-id
 : >etc/fstab
 rm -f etc/resolv.conf
 : >etc/resolv.conf
 cp "$unit" $systemd/system/dhcpcd.service
-printf '[Unit]\\nWants=dhcpcd.service\\n' >etc/systemd/system/only.target
+ln -s /dev/null etc/systemd/system/systemd-journald-audit.socket
+printf '%s\\n' '[Journal]' Storage=volatile Audit= ReadKMsg=no \\
+    >etc/systemd/journald.conf.d/only.conf
+printf '[Unit]\\nWants=systemd-journald.service dhcpcd.service\\n' >etc/systemd/system/only.target
 printf '%s\\n' nodev ipv6only noipv6rs noauthrequired 'allowinterfaces eth0' 'interface eth0' \
     'ia_pd 1/::/58 nosuch0/0/58' >etc/dhcpcd.conf
 
-make -C "$project" install DESTDIR="$PWD" SYSTEMD="$dropin" \
+make -C "$project" install DESTDIR="$PWD" SYSTEMD="$ours" \
     DHCPCD_HOOKS=/usr/lib/dhcpcd/dhcpcd-hooks
-cat >etc/pdreactor.toml <<E
-[firewall]
-backend = "$backend"
-
-[uplink.wan]
-interface = "eth0"
-
-[[translation]]
-uplink = "wan"
-internal = "fd5e:ed00:1234::/58"
-E
+printf '%s' "$config" >etc/pdreactor.toml
 # Comes after ours, so that what it says has been dealt with. The unit may write to /run/dhcpcd.
 echo 'echo "$reason" >>/run/dhcpcd/seen' >usr/lib/dhcpcd/dhcpcd-hooks/99-seen
 
@@ -103,7 +119,7 @@ mkdir old
 pivot_root . old
 umount -l old
 exec env -i container=test PATH=/usr/sbin:/usr/bin /usr/lib/systemd/systemd --system \
-    --unit=only.target --default-standard-output=null --log-target=console --log-level=notice
+    --unit=only.target --default-standard-output=journal --log-target=console --log-level=notice
 """
 
 
@@ -128,30 +144,33 @@ class Machine:
         """PID 1 may not be there yet."""
         self.lab = lab
 
-    def root(self) -> Path | None:
-        """Its root directory, once its PID 1 is systemd."""
+    def first(self) -> Path | None:
+        """Its PID 1 in the machine's /proc, once that is systemd."""
         network = os.readlink(f"/proc/{self.lab.pid('router')}/ns/net")
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 if os.readlink(process / "ns/net") != network:
                     continue
                 if (process / "comm").read_text() == "systemd\n":
-                    return process / "root"
+                    return process
             except OSError:
                 continue  # it ended meanwhile
         return None
 
+    def file(self, path: str) -> Path:
+        """One of its files, as seen from outside."""
+        first = self.first()
+        assert first is not None
+        return first / "root" / path.lstrip("/")
+
     def seen(self) -> list[str]:
         """The reasons that have gone through all hooks."""
-        root = self.root()
-        file = root and root / "run/dhcpcd/seen"
+        file = self.first() and self.file("run/dhcpcd/seen")
         return file.read_text().split() if file and file.exists() else []
 
     def state(self) -> str:
         """Everything below /var/lib/pdreactor."""
-        root = self.root()
-        assert root is not None
-        files = [file for file in (root / "var/lib/pdreactor").rglob("*") if file.is_file()]
+        files = [file for file in self.file("var/lib/pdreactor").rglob("*") if file.is_file()]
         return "".join(file.read_text() for file in files)
 
     def rules(self) -> str:
@@ -159,13 +178,66 @@ class Machine:
         return "".join(self.lab.run("router", argv.split()).stdout
                        for argv in ("nft list ruleset", "ip6tables-legacy-save"))
 
+    def routing(self) -> list[str]:
+        """Its rules and the routes of its uplinks' tables, in the order of the alphabet: rules of
+        one priority stand as they came."""
+        shown = (self.lab.run("router", ["ip", "-6", *argv.split()], check=False).stdout
+                 for argv in ("rule", "route show table 201", "route show table 202"))
+        return sorted(line for text in shown for line in text.splitlines())
+
+    def remove(self) -> None:
+        """Somebody removes all of it."""
+        self.lab.run("router", ["nft", "flush", "ruleset"])
+        saved = self.lab.run("router", ["ip6tables-legacy-save"]).stdout.splitlines(True)
+        nothing = "".join(line for line in saved if line.startswith(("*", "COMMIT")))
+        self.lab.run("router", ["ip6tables-legacy-restore"], input=nothing)
+        self.lab.run("router", ["ip", "-6", "-force", "-batch", "-"], input=REMOVE, check=False)
+        assert EXTERNAL not in self.rules() and "proto 157" not in str(self.routing())
+        assert unanswered(self.lab, "a", SERVER)
+
+    # ---- systemd ---------------------------------------------------------------------------
+
+    def inside(self, *argv: str) -> list[str]:
+        """The argv of a command among what its PID 1 has started."""
+        first = self.first()
+        assert first is not None
+        spaces = ("--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup")
+        return ["nsenter", f"--target={first.name}", *spaces, "--wd=/", "--",
+                "env", "-i", "PATH=/usr/sbin:/usr/bin", "LC_ALL=C", *argv]
+
+    def run(self, *argv: str, code: int = 0) -> str:
+        """What a command says, which must end with ``code``."""
+        done = run(self.inside(*argv), check=False, timeout=LIMIT)
+        said = done.stdout + done.stderr
+        assert done.returncode == code, f"{argv} ended with {done.returncode}: {said}"
+        return said
+
+    def show(self, unit: str, name: str) -> str:
+        """A property of a unit."""
+        return self.run("systemctl", "show", "--value", "-p", name, unit).strip()
+
+    def journal(self) -> str:
+        """What the journal has of the service, and about it."""
+        self.run("journalctl", "--sync")
+        return self.run("journalctl", "-q", "-o", "cat", "-u", SERVICE)
+
+    def restore(self, code: int = 0) -> str:
+        """What comes to the journal by one pass of the service."""
+        before = self.journal()
+        self.run("systemctl", "start", SERVICE, code=code)
+        return self.journal().removeprefix(before)
+
+    def translates(self) -> bool:
+        """True when the kernel has all of it, and it works."""
+        return reaches(self.lab, "a", SERVER) and self.run(PD, "plan") == "nothing to change\n"
+
 
 @contextmanager
-def booted(unit: Path, dropin: str, backend: str = "auto") -> Iterator[Machine]:
+def booted(unit: Path, ours: str = "yes", config: str = ONE, uplinks: int = 1) -> Iterator[Machine]:
     """A router whose dhcpcd.service has got its prefix and told all hooks."""
-    with Lab() as lab:
+    with Lab(uplinks) as lab:
         lab.start_kea()
-        argv = ["sh", "-c", OUTER, "outer", INNER, str(ROOT), str(unit), dropin, backend]
+        argv = ["sh", "-c", OUTER, "outer", INNER, str(ROOT), str(unit), ours, config]
         process = lab.start("router", argv, name="systemd")
         machine = Machine(lab)
         try:
@@ -179,20 +251,96 @@ def booted(unit: Path, dropin: str, backend: str = "auto") -> Iterator[Machine]:
             process.stop()
 
 
-@pytest.mark.parametrize("backend", [
+@pytest.fixture(scope="module", params=[
     "auto",
     pytest.param("iptables", marks=pytest.mark.variants),
     pytest.param("iptables-legacy", marks=pytest.mark.variants),
 ])
-def test_with_the_drop_in_the_hook_keeps_its_state_and_translates(
-    unit: Path, backend: str
-) -> None:
-    with booted(unit, "yes", backend) as machine:
-        assert EXTERNAL in machine.state()
-        assert EXTERNAL in machine.rules()
+def machine(request: pytest.FixtureRequest, unit: Path) -> Iterator[Machine]:
+    """With our drop-in and our units, for tests that leave it as it was."""
+    with booted(unit, config=f'[firewall]\nbackend = "{request.param}"\n{ONE}') as machine:
+        yield machine
+
+
+def test_with_the_drop_in_the_hook_keeps_its_state_and_translates(machine: Machine) -> None:
+    assert EXTERNAL in machine.state()
+    assert EXTERNAL in machine.rules()
 
 
 def test_without_it_the_sandbox_keeps_the_hook_from_both(unit: Path) -> None:
     with booted(unit, "no") as machine:
         assert machine.state() == ""
         assert EXTERNAL not in machine.rules()
+
+
+# ---- our service and our timer -----------------------------------------------------------------
+
+
+def test_a_pass_brings_the_translation_back(machine: Machine) -> None:
+    machine.remove()
+    assert machine.restore() == ""
+    assert machine.translates()
+
+
+def test_the_journal_has_what_is_wrong_and_no_more(machine: Machine) -> None:
+    before = machine.rules()
+    assert machine.restore() == ""
+    assert machine.rules() == before
+    config = machine.file("etc/pdreactor.toml")
+    text = config.read_text()
+    config.write_text("nonsense = 1\n" + text)
+    said = machine.restore(code=1)
+    config.write_text(text)
+    assert "nonsense" in said
+    assert machine.restore() == ""
+
+
+def test_a_pass_brings_back_routes_and_rules_of_two_uplinks(unit: Path) -> None:
+    config = TWO.replace("table = 202", f'table = 202\nprefix = "{NEW}"')
+    with booted(unit, config=config, uplinks=2) as machine:
+        before = machine.routing()
+        for found in ("lookup 201", "lookup 202", "dev eth0 proto 157", "dev eth1 proto 157"):
+            assert found in str(before)
+        machine.remove()
+        assert machine.restore() == ""
+        assert machine.routing() == before
+        assert machine.translates()
+        assert machine.restore() == ""
+
+
+@pytest.mark.parametrize("machine", ["auto"], indirect=True)
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze here")
+def test_systemd_finds_nothing_wrong_with_the_units(machine: Machine) -> None:
+    units = (f"/etc/systemd/system/{unit}" for unit in (SERVICE, TIMER))
+    assert machine.run("systemd-analyze", "verify", *units) == ""
+
+
+def test_the_timer_starts_passes_until_it_is_uninstalled(unit: Path) -> None:
+    with booted(unit) as machine:
+        wait = machine.lab.wait
+        assert machine.show(TIMER, "UnitFileState") == "disabled"
+        assert machine.show(TIMER, "ActiveState") == "inactive"
+
+        soon = machine.file(f"etc/systemd/system/{TIMER}.d/soon.conf")
+        soon.parent.mkdir()
+        soon.write_text("[Timer]\nOnBootSec=1ms\nAccuracySec=1ms\n")
+        machine.remove()
+        machine.run("systemctl", "enable", "--now", TIMER)
+        wait(lambda: EXTERNAL in machine.rules(), LIMIT, "the first pass")
+        wait(lambda: machine.show(TIMER, "SubState") == "waiting", LIMIT, "its end")
+        assert machine.translates()
+        following = machine.show(TIMER, "TimersMonotonic")
+        assert re.search(r"OnUnitInactiveUSec=1min ; next_elapse=[1-9]", following), following
+
+        with machine.file("var/lib/pdreactor/pass.lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            machine.run("systemctl", "start", "--no-block", SERVICE)
+            wait(lambda: machine.show(SERVICE, "SubState") == "start", LIMIT, "a pass that waits")
+            argv = machine.inside("make", "-s", "-C", str(ROOT), "uninstall", "SYSTEMD=yes", HOOKS)
+            uninstall = machine.lab.start("router", argv)
+            wait(lambda: machine.show(SERVICE, "SubState") != "start", 15, "uninstall to end it")
+        assert uninstall.wait(LIMIT) == 0, uninstall.output()
+        assert machine.show(TIMER, "ActiveState") == "inactive"
+        assert machine.rules() == "" and machine.state() == ""
+        left = {file.name for file in machine.file("etc/systemd/system").rglob("*")}
+        assert not left & {SERVICE, TIMER, "pdreactor.conf"}
