@@ -111,6 +111,7 @@ printf '%s\\n' nodev ipv6only noipv6rs noauthrequired 'allowinterfaces eth0' 'in
 
 make -C "$project" install DESTDIR="$PWD" SYSTEMD="$ours" \
     DHCPCD_HOOKS=/usr/lib/dhcpcd/dhcpcd-hooks
+cp "$project/Makefile" etc/pdreactor.mk # the checkout may be below what is hidden here
 printf '%s' "$config" >etc/pdreactor.toml
 # Comes after ours, so that what it says has been dealt with. The unit may write to /run/dhcpcd.
 echo 'echo "$reason" >>/run/dhcpcd/seen' >usr/lib/dhcpcd/dhcpcd-hooks/99-seen
@@ -336,7 +337,7 @@ def test_the_timer_starts_passes_until_it_is_uninstalled(unit: Path) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX)
             machine.run("systemctl", "start", "--no-block", SERVICE)
             wait(lambda: machine.show(SERVICE, "SubState") == "start", LIMIT, "a pass that waits")
-            argv = machine.inside("make", "-s", "-C", str(ROOT), "uninstall", "SYSTEMD=yes", HOOKS)
+            argv = machine.inside("make", "-sf/etc/pdreactor.mk", "uninstall", "SYSTEMD=yes", HOOKS)
             uninstall = machine.lab.start("router", argv)
             wait(lambda: machine.show(SERVICE, "SubState") != "start", 15, "uninstall to end it")
         assert uninstall.wait(LIMIT) == 0, uninstall.output()
