@@ -6,10 +6,11 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from ipaddress import IPv6Network
 from typing import Any, NoReturn
 
-from . import __version__, log, nat, reconciler, report, state, translate
+from . import __version__, log, metrics, nat, reconciler, report, state, translate
 from .errors import (
     EX_IOERR,
     EX_OK,
@@ -97,7 +98,11 @@ def _add_verbs(verbs: Any) -> None:
                       help="the raw environment block")
     _add(verbs, _restore, "restore", "bring the kernel to what the state file says")
     _with_json(_add(verbs, _plan, "plan", "print what a pass would change"))
-    _with_json(_add(verbs, _status, "status", "uplinks, prefixes, translations, what is wrong"))
+    status = _add(verbs, _status, "status", "uplinks, prefixes, translations, what is wrong")
+    status.add_argument("--format", choices=("text", "json", "prometheus"), default="text",
+                        help="prometheus: for its textfile collector")
+    status.add_argument("--json", dest="format", action="store_const", const="json",
+                        help="stable keys, see pdreactor(8)")
     _add(verbs, _check, "check", "read the configuration and name every mistake")
     ask = _with_json(_add(verbs, _translate, "translate", "a host's address on the other side"))
     ask.add_argument("address")
@@ -113,6 +118,9 @@ def _add_verbs(verbs: Any) -> None:
     use.add_argument("uplink")
     use.add_argument("state", choices=("up", "down"))
     use.add_argument("--reason", metavar="TEXT", default="", help="shown by status")
+    watch = _add(verbs, _watch, "watch", "stay, and make a pass whenever it is time")
+    watch.add_argument("--metrics", metavar="FILE",
+                       help="keep this file for Prometheus (status --format prometheus)")
     flush = _add(verbs, _flush, "flush", "remove everything of pdreactor from the kernel")
     flush.add_argument("--forget", action="store_true", help="and remove the state")
 
@@ -161,10 +169,28 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    config = _config(options)
-    status = report.status(config, reconciler.look(config), int(time.time()))
-    print(json.dumps(status, indent=2) if options.json else "\n".join(report.lines(status)))
+    config, now = _config(options), int(time.time())
+    status = report.status(config, reconciler.look(config), now)
+    if options.format == "prometheus":
+        print(metrics.text(status, now), end="")
+    elif options.format == "json":
+        print(json.dumps(status, indent=2))
+    else:
+        print("\n".join(report.lines(status)))
     return EX_OK if status["ok"] else 1
+
+
+def _watch(options: argparse.Namespace) -> int:
+    from .watch import Watch
+
+    write = partial(_write_metrics, options.metrics) if options.metrics else None
+    return Watch(options.config, options.state_dir, write).run()
+
+
+def _write_metrics(path: str, config: Config) -> None:
+    now = int(time.time())
+    document = report.status(config, reconciler.look(config), now)
+    state.replace_file(path, metrics.text(document, now).encode(), 0o644)
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 began untranslated. No other flow is touched."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from . import log, marks
 from .kernel import ct
@@ -9,12 +10,20 @@ from .kernel.rtnl import Rtnl
 from .model import Nat, Stamp
 
 
-def remove_doomed(doomed: Iterable[Stamp], mask: int) -> list[str]:
+class Removed(NamedTuple):
+    """How many flows, and a line for people where there is something to tell."""
+
+    flows: int
+    lines: list[str]
+
+
+def remove_doomed(doomed: Iterable[Stamp], mask: int) -> Removed:
     """Remove the flows with these stamps: the kernel filters, whatever the table's size."""
     found = [(marks.pack(s, mask), mask) for s in doomed
              if s.uplink <= marks.uplinks(mask) and s.generation < marks.generations(mask)]
-    ct.flush(found)
-    return [f"remove the conntrack entries of {len(found)} dead generation(s)"] if found else []
+    flows = ct.flush(found)
+    return Removed(flows, [f"remove the conntrack entries of {len(found)} dead generation(s)"]
+                   if found else [])
 
 
 def remove_all(mask: int) -> None:
@@ -22,7 +31,7 @@ def remove_all(mask: int) -> None:
     ct.flush(marks.of_uplink(number, mask) for number in range(1, marks.uplinks(mask) + 1))
 
 
-def remove_untranslated(nat: Nat) -> list[str]:
+def remove_untranslated(nat: Nat) -> Removed:
     """Remove flows of internal hosts by an uplink that conntrack took in without translation,
     while nothing was in place or another mode was: the guard would stop them as long as they go
     on. (In a mode without connection tracking all flows are like that.)"""
@@ -36,4 +45,5 @@ def remove_untranslated(nat: Nat) -> list[str]:
     if count < 0:
         log.warning(f"conntrack has more than {ct.MOST_READ} entries: flows that began "
                     f"untranslated are not looked for, they end by their time-outs")
-    return [f"remove {count} conntrack entries that began untranslated"] if count > 0 else []
+    return Removed(max(0, count), [f"remove {count} conntrack entries that began untranslated"]
+                   if count > 0 else [])

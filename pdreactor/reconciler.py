@@ -12,12 +12,12 @@ from functools import partial
 from ipaddress import IPv6Network
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import document, events, log, state, transition
+from . import counters, document, events, log, state, transition
 from .desired import desired
 from .errors import BackendMissing, PdreactorError, PermissionDenied, Refused, StateError
 from .kernel.link import links, on_link
 from .model import Config, Desired, Down, Event, Path, Problem, State, Steering, Uplink
-from .nat import Firewall, begin, notes, remove
+from .nat import Firewall, begin, notes, remove, stopped
 from .prefix import compact
 from .reasons import ROUTER, kind_of
 
@@ -53,21 +53,28 @@ def configuration(path: str | None, state_dir: str | None = None) -> Config:
 def react(block: bytes, config_path: str | None, state_dir: str | None) -> None:
     """One call of dhcpcd's script, from its raw environment block."""
     variables = events.parse_environ(block)
-    interface = events.interface_of(variables)
-    config = configuration(config_path or events.first(variables, "PDREACTOR_CONFIG"), state_dir)
+    path = config_path or events.first(variables, "PDREACTOR_CONFIG")
+    heard(configuration(path, state_dir), variables)
+
+
+def heard(config: Config, variables: events.Variables, commands: "Commands | None" = None, *,
+          held: bool = False) -> None:
+    """What dhcpcd said; with ``held`` what it holds, perhaps for long: its lifetimes count only
+    where nothing better is known."""
+    interface, reason = events.interface_of(variables), events.reason_of(variables)
     uplinks = [u for u in config.uplinks if u.interface == interface]
-    refused, unsaved, reason = None, None, events.reason_of(variables)
+    refused, unsaved = None, None
     if kind_of(reason) == ROUTER and all(uplink.table is None for uplink in uplinks):
         return
     for uplink in uplinks:
         if uplink.prefix is None:
             try:
                 parse = partial(events.event_for, variables, uplink)
-                refused = _learn(config, uplink, reason, parse) or refused
+                refused = _learn(config, uplink, reason, parse, held) or refused
             except state.Unsaved as exc:
                 unsaved = exc
     if uplinks and not (refused and len(uplinks) == 1):
-        reconcile(config, reason, unsaved)
+        reconcile(config, reason, unsaved, commands)
     if refused:
         raise refused
 
@@ -113,14 +120,19 @@ def prefixes(config: Config, uplink: Uplink) -> tuple[IPv6Network, ...]:
     return tuple(prefix.network for prefix in entry.prefixes) if entry else ()
 
 
-def _learn(config: Config, uplink: Uplink, reason: str,
-           event: Callable[[], Event]) -> Refused | None:
+def _learn(config: Config, uplink: Uplink, reason: str, event: Callable[[], Event],
+           held: bool = False) -> Refused | None:
     """Put an event into the state; a refusal is remembered there, and returned."""
     now = int(time.time())
+
+    def change(before: State) -> State:
+        if held and transition.tells_nothing_new(before, known, uplink, now):
+            return before
+        return transition.after_event(before, known, uplink, config, now, near)
+
     try:
         known, near = event(), on_link(uplink.interface)
-        update(config, lambda before: transition.after_event(
-            before, known, uplink, config, now, near))
+        update(config, change)
     except Refused as refused:
         message = str(refused)
         update(config, lambda before: transition.after_refusal(
@@ -151,13 +163,15 @@ def update(config: Config, change: Callable[[State], State]) -> State:
 # ---- the pass ------------------------------------------------------------------------------------
 
 
-def reconcile(config: Config, reason: str, unsaved: state.Unsaved | None = None) -> Outcome:
+def reconcile(config: Config, reason: str, unsaved: state.Unsaved | None = None,
+              commands: "Commands | None" = None) -> Outcome:
     """One pass. Raises what went wrong, after everything else that could be done was done.
 
-    With ``unsaved`` the state is what could not be written just now.
+    With ``unsaved`` the state is what could not be written just now. ``commands`` runs the commands
+    of on_change in another way than here and now.
     """
     errors: list[PdreactorError] = [unsaved] if unsaved else []
-    with state.Lock(config.state_dir, "pass.lock", PASS_WAIT):
+    with state.Lock(config.state_dir, "pass.lock", PASS_WAIT) as lock:
         begun = begin(config)
         known = current(unsaved.known, config) if unsaved else _up_to_date(config, errors)
         work = _Work(config, known, _links(config), begun)
@@ -169,10 +183,15 @@ def reconcile(config: Config, reason: str, unsaved: state.Unsaved | None = None)
                 errors.append(exc)
                 if step is _switch_nat:
                     raise
+        if changes:
+            counters.add(config.state_dir, changes=1, flows_removed=work.removed)
+        if not errors:
+            lock.touch()
     document.keep()
     if changes:
         log.info("changed", reason=reason, changes=changes)
-    _run_commands(config, reason, work.told)
+    if work.told and config.on_change:
+        (commands or run_commands)(config, reason, work.told)
     for further in dict.fromkeys(str(exc) for exc in errors[1:]):
         if further != str(errors[0]):
             log.error(further)
@@ -242,6 +261,7 @@ class _Work:
         self.problems = wanted.problems
         self.exposed = known.exposed
         self.told: list[dict[str, str]] = []  # variables for on_change, by uplink
+        self.removed = 0  # flows, from conntrack
         self.firewall = Firewall(config, wanted.nat, known.held, begun)
 
 
@@ -337,14 +357,15 @@ def _clean_conntrack(work: _Work) -> list[str]:
         return []
     from . import conntrack
 
-    lines = conntrack.remove_doomed(doomed, mask)
+    removed = [conntrack.remove_doomed(doomed, mask)]
     if exposed:
-        lines += conntrack.remove_untranslated(work.wanted.nat)
+        removed.append(conntrack.remove_untranslated(work.wanted.nat))
+    work.removed = sum(one.flows for one in removed)
     done = set(doomed)
     update(work.config, lambda s: s._replace(
         doomed=tuple(stamp for stamp in s.doomed if stamp not in done),
         exposed=s.exposed and not exposed))
-    return lines
+    return [line for one in removed for line in one.lines]
 
 
 # ---- after a change ------------------------------------------------------------------------------
@@ -398,9 +419,11 @@ MOST_TOLD = 1000
 """Internal prefixes in the environment of a command: execve(2) takes 128 KiB in one variable."""
 
 
-def _run_commands(config: Config, reason: str, told: list[dict[str, str]]) -> None:
-    if not told or not config.on_change:
-        return
+Commands = Callable[[Config, str, list[dict[str, str]]], None]
+
+
+def run_commands(config: Config, reason: str, told: list[dict[str, str]]) -> None:
+    """Run each command of on_change once for each of ``told``, and wait for it."""
     from .kernel.process import run
 
     path = os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
@@ -441,7 +464,16 @@ def look(config: Config) -> "View":
     wanted = wanted._replace(
         problems=wanted.problems + _further_problems(steered, wanted.problems))
     return View(known, wanted, translated, reachable, tuple(pending), damage,
-                (*firewall.notes, *notes(config)), steered)
+                (*firewall.notes, *notes(config)), steered, _counters(config, wanted))
+
+
+def _counters(config: Config, wanted: Desired) -> dict[str, Any]:
+    try:
+        guarded = stopped(wanted.nat)
+    except PdreactorError:
+        guarded = {}  # a kernel without nf_tables has no such guard
+    done = counters.load(config.state_dir)._asdict()
+    return done | {"stopped": guarded, "last_pass": counters.last_pass(config.state_dir)}
 
 
 def flush(config: Config, *, forget: bool) -> None:

@@ -5,7 +5,9 @@ infinite, points in time are seconds since the epoch.
 """
 
 import time
+from collections.abc import Mapping
 from ipaddress import IPv6Network
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from .model import (
@@ -36,6 +38,7 @@ class View(NamedTuple):
     damage: str
     notes: tuple[str, ...] = ()  # what users of this machine should know
     steered: Steering = Steering((), (), (), {})
+    counters: Mapping[str, Any] = MappingProxyType({})  # as the document has them
 
 
 def status(config: Config, view: View, now: int) -> dict[str, Any]:
@@ -56,6 +59,7 @@ def status(config: Config, view: View, now: int) -> dict[str, Any]:
         "problems": problems,
         "errors": wrong,
         "notes": list(view.notes),
+        "counters": dict(view.counters),
         "history": [h._asdict() for h in view.known.history],
     }
 

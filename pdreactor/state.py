@@ -4,10 +4,13 @@ Layout on disk, below ``state_dir``::
 
     state.json           the state, format 1; replaced by rename, never written in place
     state.lock           held while an event is written (short)
-    pass.lock            held while the kernel is changed (longer): an event never waits for it
+    pass.lock            held while the kernel is changed (longer): an event never waits for it;
+                         its time is when a pass ended well last
+    watch.lock           held by the watcher: there is one
     state.json.old       the state before: what counts when state.json turns out damaged
     state.json.damaged   the last file that could not be read, set aside
     config.json          the configuration as it was last read (document.py)
+    counters.json        what has been done so far, for ``status --format prometheus``
 
 A file is replaced by: temporary file beside it, fsync, rename, fsync of the directory (rename(2),
 fsync(2)). The locks are flock(2) locks: they end with their process, nothing is left behind.
@@ -39,7 +42,7 @@ class Lock:
         self.path = os.path.join(directory, name)
         self.timeout = timeout
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> "Lock":
         _make_directory(os.path.dirname(self.path))
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
@@ -55,6 +58,15 @@ class Lock:
                 raise StateError(f"{self.path}: another pdreactor has held this lock for more than "
                                  f"{self.timeout:g} s; look for it with fuser {self.path}")
             time.sleep(0.005)
+        return self
+
+    def touch(self) -> None:
+        """Note the time in the file's own, and that it was noted: when what the lock protects was
+        done well last."""
+        try:
+            os.pwrite(self.fd, b".", 0)
+        except OSError:
+            pass  # a read-only or full disk
 
     def _taken(self) -> bool:
         if self.fd < 0:
@@ -151,11 +163,14 @@ def replace_file(path: str, content: bytes, mode: int = 0o600) -> None:
         raise _error("write", path, exc) from exc
 
 
+OTHERS = ("state.lock", "pass.lock", "watch.lock", "config.json", "counters.json")
+
+
 def forget(directory: str) -> None:
     """Remove every file of ours from the state directory, and the directory when it is empty."""
     names = os.listdir(directory) if os.path.isdir(directory) else []
     for name in names:
-        if name.startswith(FILE) or name in ("state.lock", "pass.lock", "config.json"):
+        if name.startswith(FILE) or name in OTHERS:
             _remove(os.path.join(directory, name))
     try:
         os.rmdir(directory)

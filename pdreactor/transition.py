@@ -56,6 +56,15 @@ def after_event(state: State, event: Event, uplink: Uplink, config: Config, now:
     return _replace(state, uplink.name, after, event, now)
 
 
+def tells_nothing_new(state: State, event: Event, uplink: Uplink, now: int) -> bool:
+    """True when an event names just the prefixes that are current on ``uplink``, or none."""
+    if event.delegations is None:
+        return True
+    known = state.uplinks.get(uplink.name, UplinkState(0)).prefixes
+    current = {p.network for p in known if p.superseded_at is None and not p.expired(now)}
+    return current == {d.network for d in event.delegations if d.valid != 0}
+
+
 def after_refusal(state: State, uplink: str, reason: str, message: str, config: Config,
                   now: int) -> State:
     """The state with a refusal noted; everything else stays as it was."""

@@ -78,6 +78,20 @@ def holding(config: Config) -> Holding | None:
     return Holding(variant, config.dnat_chain, config.snat_chain, config.jumps, modes)
 
 
+def tables(config: Config) -> tuple[frozenset[str], bool]:
+    """(names of nftables' ip6 tables that have rules of ours, whether the kernel tells of changes
+    in all that translates: of those in chains of ip6tables-legacy it does not)."""
+    try:
+        here = holding(config)
+    except BackendMissing:
+        here = None
+    if here is None:
+        return frozenset({"pdreactor"}), True
+    if here.variant == "legacy":
+        return frozenset({"pdreactor"}), False
+    return frozenset({"pdreactor", "raw", "mangle", "nat", "filter"}), True
+
+
 def begin(config: Config) -> Any:
     """Start what takes a while, for a pass that is likely to change something: the seam of
     ip6tables, which ``Firewall`` takes. None where there is nothing to start."""
@@ -199,6 +213,12 @@ def notes(config: Config) -> tuple[str, ...]:
     tables = " and ".join(legacy_tables())
     return (f"ip6tables-legacy has tables too ({tables}): rules of both variants are in force; "
             f"look with ip6tables-legacy-save, and keep to one",) if tables else ()
+
+
+def stopped(nat: Nat) -> dict[str, int]:
+    """{interface: packets that the guard has stopped there, since our table was made}."""
+    found: dict[str, int] = _nftables().stopped(_nft(), nat)
+    return found
 
 
 def _beside(config: Config) -> tuple[str, ...]:

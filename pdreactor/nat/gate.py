@@ -28,6 +28,11 @@ def leave_alone(draft: Draft, nat: Nat) -> None:
                                f'oifname "{gate.interface}" ip6 daddr {name} return')
 
 
+def counter_of(number: int) -> str:
+    """The counter of what the guard stops at a gate."""
+    return f"guard-{number}"
+
+
 def _bypass(draft: Draft, gate: Gate, number: int) -> str:
     return draft.set(f"bypass-{number}", gate.bypass)
 
@@ -50,7 +55,7 @@ def _guard(draft: Draft, gate: Gate, number: int) -> None:
     leaving = f'oifname "{gate.interface}" ip6 saddr'
     if gate.internal:
         name = draft.set(f"inside-{number}", gate.internal)
-        counter = f"guard-{number}"
+        counter = counter_of(number)
         draft.counters.add(counter)
         draft.rule("guard", f"untranslated {gate.interface}",
                    f"{leaving} {name} rt ipsec missing counter name {counter} drop")

@@ -97,6 +97,13 @@ def read(objects: list[dict[str, Any]]) -> Ruleset:
     return found._replace(counters=frozenset(counters), flags=flags)
 
 
+def stopped(nft: Nft, nat: Nat) -> dict[str, int]:
+    """{interface: packets that the guard has stopped there}."""
+    counters = nft.counters(FAMILY, TABLE)
+    return {one.interface: counters[gate.counter_of(number)]
+            for number, one in enumerate(nat.gates) if gate.counter_of(number) in counters}
+
+
 BRANCH: Hook = ("", "", 0)
 """A chain that others go to."""
 

@@ -53,13 +53,18 @@ ALLOWED: dict[str, set[str]] = {
     "routing": {"kernel.link", "kernel.rtnl", "model"},
     "conntrack": {"kernel.ct", "kernel.rtnl", "log", "marks", "model"},
     "report": {"model"},
+    "metrics": set(),
+    "counters": set(),
     # the only orchestrator, and what calls it
-    "reconciler": {"document", "conntrack", "desired", "errors", "events", "kernel.link",
-                   "kernel.process", "kernel.rtnl", "legacy", "log", "model", "nat", "prefix",
+    "reconciler": {"conntrack", "counters", "desired", "document", "errors", "events",
+                   "kernel.link", "kernel.process", "kernel.rtnl", "legacy", "log", "model", "nat",
+                   "prefix",
                    "reasons", "report", "routing", "state", "steering", "transition"},
     "hook": {"errors", "log", "reasons", "reconciler"},
-    "cli": {"", "errors", "hook", "log", "model", "nat", "prefix", "reconciler", "report", "state",
-            "translate"},
+    "watch": {"counters", "errors", "events", "kernel.dhcpcd", "kernel.notices", "kernel.systemd",
+              "log", "model", "nat", "reasons", "reconciler", "state"},
+    "cli": {"", "errors", "hook", "log", "metrics", "model", "nat", "prefix", "reconciler",
+            "report", "state", "translate", "watch"},
     "": set(),
     "kernel": set(),
     **{name: {"errors", "kernel.ip6tables", "kernel.retry", "kernel.rtnl", "kernel.xtables",
@@ -69,7 +74,7 @@ ALLOWED: dict[str, set[str]] = {
 
 PURE = {"errors", "reasons", "model", "marks", "prefix", "events", "transition", "keys", "config",
         "usable", "desired", "steering", "npt", "translate", "nat.table", "nat.gate", "nat.netmap",
-        "nat.stateless", "nat.chains", "nat.words", "nat.stay", "kernel.xtables"}
+        "nat.stateless", "nat.chains", "nat.words", "nat.stay", "kernel.xtables", "metrics"}
 IMPURE = {"os", "socket", "fcntl", "subprocess", "time", "select", "signal", "threading",
           "logging", "ctypes", "urllib", "shutil", "pathlib", "syslog", "random"}
 
