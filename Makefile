@@ -15,11 +15,12 @@ DOCDIR  = $(PREFIX)/share/doc/pdreactor
 DHCPCD_HOOKS = $(firstword $(wildcard /usr/lib/dhcpcd/dhcpcd-hooks /usr/libexec/dhcpcd-hooks \
 	/lib/dhcpcd/dhcpcd-hooks) /usr/lib/dhcpcd/dhcpcd-hooks)
 
-# Drop-ins for dhcpcd's units, and a timer: only where there is systemd. SYSTEMD=yes or SYSTEMD=no
+# Drop-ins for dhcpcd's units, and units of our own: only where there is systemd. SYSTEMD=yes or SYSTEMD=no
 # decides. Nothing is enabled.
 SYSTEMD   = $(if $(wildcard /usr/lib/systemd/systemd /lib/systemd/systemd),yes,no)
 UNITS     = dhcpcd.service dhcpcd@.service
-OWN_UNITS = pdreactor-restore.service pdreactor-restore.timer
+OWN_UNITS = pdreactor-restore.service pdreactor-restore.timer pdreactor-watch.service
+ENABLED   = pdreactor-restore.timer pdreactor-watch.service
 UNITDIR   = $(SYSCONFDIR)/systemd/system
 
 SOURCES  = $(wildcard pdreactor/*.py pdreactor/*/*.py)
@@ -87,16 +88,16 @@ ifeq ($(DESTDIR),)
 	@[ -e /etc/pdreactor.toml ] || echo 'Now: write /etc/pdreactor.toml, see pdreactor.toml(5).'
 endif
 
-# The hook and the timer go first, so that nothing starts what is half removed; a pass that runs now
-# would come after "flush". What pdreactor holds
-# in the kernel would stay there with nobody to look after it, so that goes too, and with it what was
-# learned. The configuration is the user's and stays.
+# The hook and the units go first, so that nothing starts what is half removed, or comes after
+# "flush". What pdreactor holds in the kernel would stay there with nobody to look after it, so that
+# goes too, and with it what was learned. The configuration is the user's and stays.
 uninstall:
 	rm -f '$(DESTDIR)$(DHCPCD_HOOKS)/60-pdreactor'
 ifeq ($(DESTDIR),)
-	@[ '$(SYSTEMD)' != yes ] || [ ! -e '$(UNITDIR)/pdreactor-restore.timer' ] || { \
-		systemctl -q disable --now pdreactor-restore.timer; \
-		systemctl -q stop pdreactor-restore.service; } || :
+	@[ '$(SYSTEMD)' != yes ] || for unit in $(ENABLED); do \
+		[ ! -e "$(UNITDIR)/$$unit" ] || systemctl -q disable --now $$unit || :; done
+	@[ '$(SYSTEMD)' != yes ] || [ ! -e '$(UNITDIR)/pdreactor-restore.service' ] || \
+		systemctl -q stop pdreactor-restore.service || :
 	@if [ "$$(id -u)" = 0 ] && [ -x '$(SBINDIR)/pdreactor' ]; then \
 		'$(SBINDIR)/pdreactor' flush --forget || \
 			echo 'uninstall: "pdreactor flush" failed; the kernel may still hold its rules' >&2; fi

@@ -210,7 +210,9 @@ class Watch:
     def _react(self, block: bytes, held: bool) -> None:
         self._reread()
         self._passed = time.time()
-        reconciler.heard(self.config, events.parse_environ(block), self._commands.add, held=held)
+        variables = events.parse_environ(block)
+        log.debug("dhcpcd holds" if held else "dhcpcd says", reason=events.reason_of(variables))
+        reconciler.heard(self.config, variables, self._commands.add, held=held)
         self._next = min(self._next, time.monotonic() + self._wait())
 
     # ---- configuration and signals ---------------------------------------------------------

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import INTERNAL, SERVER, Lab
+from tests.lab import INTERNAL, POOLS, SERVER, Lab
 from tests.lab.installed import CONFIG
 from tests.lab.process import run
 
@@ -35,6 +35,7 @@ UNIT = ROOT / ".cache/dhcpcd-unit/lib/systemd/system/dhcpcd.service"
 EXTERNAL = "2001:db8:4000::"
 LIMIT = 30.0
 SERVICE, TIMER = "pdreactor-restore.service", "pdreactor-restore.timer"
+WATCH = "pdreactor-watch.service"
 HOOKS = "DHCPCD_HOOKS=/usr/lib/dhcpcd/dhcpcd-hooks"
 PD = "/usr/local/sbin/pdreactor"
 
@@ -217,10 +218,10 @@ class Machine:
         """A property of a unit."""
         return self.run("systemctl", "show", "--value", "-p", name, unit).strip()
 
-    def journal(self) -> str:
-        """What the journal has of the service, and about it."""
+    def journal(self, unit: str = SERVICE) -> str:
+        """What the journal has of a service, and about it."""
         self.run("journalctl", "--sync")
-        return self.run("journalctl", "-q", "-o", "cat", "-u", SERVICE)
+        return self.run("journalctl", "-q", "-o", "cat", "-u", unit)
 
     def restore(self, code: int = 0) -> str:
         """What comes to the journal by one pass of the service."""
@@ -312,8 +313,34 @@ def test_a_pass_brings_back_routes_and_rules_of_two_uplinks(unit: Path) -> None:
 @pytest.mark.parametrize("machine", ["auto"], indirect=True)
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze here")
 def test_systemd_finds_nothing_wrong_with_the_units(machine: Machine) -> None:
-    units = (f"/etc/systemd/system/{unit}" for unit in (SERVICE, TIMER))
+    units = (f"/etc/systemd/system/{unit}" for unit in (SERVICE, TIMER, WATCH))
     assert machine.run("systemd-analyze", "verify", *units) == ""
+
+
+def test_the_watch_works_in_its_sandbox(unit: Path) -> None:
+    """It hears the kernel and dhcpcd, and leaves the rules when it ends."""
+    with booted(unit) as machine:
+        wait = machine.lab.wait
+        machine.run("systemctl", "enable", "--now", WATCH)  # returns once it is ready
+        wait(lambda: machine.show(WATCH, "StatusText") == "all in place", LIMIT, "its first pass")
+        machine.lab.run("router", ["nft", "flush", "ruleset"])
+        wait(machine.translates, LIMIT, "the repair")
+        machine.file("usr/lib/dhcpcd/dhcpcd-hooks/60-pdreactor").unlink()
+        machine.lab.renumber(POOLS[1])
+        machine.run("dhcpcd", "-N")
+        wait(lambda: POOLS[1].partition("/")[0] in machine.rules(), LIMIT, "the new prefix")
+        machine.run("systemctl", "reload", WATCH)
+        machine.run("systemctl", "stop", WATCH)
+        assert machine.show(WATCH, "Result") == "success"
+        assert machine.translates()
+        assert machine.journal(WATCH).count("level='error'") == 0
+
+
+@pytest.mark.parametrize("service", [SERVICE, WATCH])
+def test_a_service_has_few_rights(service: str) -> None:
+    argv = ["systemd-analyze", "security", "--offline=yes", "--threshold=25", "--no-pager"]
+    done = run([*argv, str(ROOT / "contrib/systemd" / service)], check=False)
+    assert done.returncode == 0, done.stdout[-200:] + done.stderr
 
 
 def test_the_timer_starts_passes_until_it_is_uninstalled(unit: Path) -> None:
@@ -344,4 +371,4 @@ def test_the_timer_starts_passes_until_it_is_uninstalled(unit: Path) -> None:
         assert machine.show(TIMER, "ActiveState") == "inactive"
         assert machine.rules() == "" and machine.state() == ""
         left = {file.name for file in machine.file("etc/systemd/system").rglob("*")}
-        assert not left & {SERVICE, TIMER, "pdreactor.conf"}
+        assert not left & {SERVICE, TIMER, WATCH, "pdreactor.conf"}
