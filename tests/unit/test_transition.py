@@ -38,6 +38,26 @@ def stamps(*generations_and_directions: tuple[int, bool], uplink: int = 1) -> se
     return {Stamp(uplink, g, direction) for g, direction in generations_and_directions}
 
 
+# ---- what dhcpcd holds, perhaps for long ------------------------------------------------------
+
+
+def test_what_is_current_already_is_nothing_new() -> None:
+    known = after(reply(*told(P1)), reply(*told(P2, valid=60)))  # P1 is superseded
+
+    def nothing_new(event: Event, now: int = NOW) -> bool:
+        return transition.tells_nothing_new(known, event, CONFIG.uplinks[0], now)
+
+    assert nothing_new(reply(*told(P2)))
+    assert nothing_new(reply(*told(P2), *gone(P1)))
+    assert nothing_new(Event("CARRIER", "wan0"))
+    assert not nothing_new(reply(*told(P1)))
+    assert not nothing_new(reply(*told(P1, P2)))
+    assert not nothing_new(reply(*gone(P2)))
+    assert not nothing_new(reply(*told(P2)), NOW + 61)  # what is known of it is over
+    assert not transition.tells_nothing_new(
+        State({}), reply(*told(P1)), CONFIG.uplinks[0], NOW)
+
+
 # ---- the rows of the table -------------------------------------------------------------------
 
 
