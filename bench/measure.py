@@ -1,12 +1,27 @@
 """The measurements. Each takes subjects and returns samples; what they mean is in table.py."""
 
+import json
 import time
 from statistics import median
 from typing import NamedTuple
 
 from tests.lab import LabError
 
-from .rig import ADVERTISEMENT, DENSE, PEER, PROGRAM, SECOND, Command, Run, Subject, sent, variables
+from tests.lab.lab import PYTHON
+
+from .rig import (
+    ADVERTISEMENT,
+    DENSE,
+    HERE,
+    PEER,
+    PROGRAM,
+    SECOND,
+    Command,
+    Run,
+    Subject,
+    sent,
+    variables,
+)
 
 HOOK_FILE = "/usr/lib/dhcpcd/dhcpcd-hooks/60-pdreactor"
 
@@ -54,6 +69,27 @@ def uplinks(subject: Subject, rounds: int) -> Uplinks:
         traffic.stop()
         subject.run([up])
     return found
+
+
+class Watched(NamedTuple):
+    """What the watch does, and takes."""
+
+    repairs: list[float]  # seconds from a flush of the ruleset to the rules
+    changes: list[float]  # seconds from dhcpcd's word by its socket to the rules
+    idle: float  # share of a core while nothing happens
+    rss: int  # KiB, at most
+
+
+def watched(subject: Subject, flushes: int, changes: int, seconds: float) -> Watched:
+    """The watch: bench/watcher.py says how."""
+    job = {"argv": [PROGRAM, "-q", "watch"], "flushes": flushes, "idle": seconds,
+           "prefix": str(subject.prefix.network_address), "changes": []}
+    for _ in range(changes):
+        env = subject.next_change().env
+        job["changes"].append({"env": env, "sign": str(subject.prefix.network_address)})
+    argv = [PYTHON, str(HERE / "watcher.py")]
+    done = subject.lab.run("router", argv, input=json.dumps(job), timeout=600)
+    return Watched(**json.loads(done.stdout))
 
 
 def first_packet(subject: Subject) -> tuple[float, float]:

@@ -3,7 +3,7 @@
 from statistics import median, quantiles
 from typing import Any, NamedTuple
 
-from .measure import Cleaning, Loss, Uplinks
+from .measure import Cleaning, Loss, Uplinks, Watched
 from .rig import Run
 
 
@@ -48,6 +48,7 @@ class Samples(NamedTuple):
     irrelevant: dict[str, list[float]]
     forwarded: dict[str, list[float]]  # flows/s; "plain", and those of rig.VARIANTS
     uplinks: Uplinks
+    watched: Watched
     translations: dict[int, dict[str, list[float]]]  # change, first_packet (s); rate (flows/s)
     cleaning: list[Cleaning]
 
@@ -55,7 +56,7 @@ class Samples(NamedTuple):
 def rows(samples: Samples) -> list[Row]:
     """The table."""
     return [*first_packets(samples), *_changes(samples), *_losses(samples), *_irrelevant(samples),
-            *_uplinks(samples), *forwarding(samples), *_translations(samples), *_cleaning(samples)]
+            *_uplinks(samples), *_watched(samples), *forwarding(samples), *_translations(samples), *_cleaning(samples)]
 
 
 AGAINST_PEER = {"pdreactor": 0.8, "iptables": 0.8}
@@ -139,6 +140,18 @@ def _uplinks(samples: Samples) -> list[Row]:
     ]
 
 
+def _watched(samples: Samples) -> list[Row]:
+    by = samples.watched
+    return [
+        Row("watch: flush to repair, the slowest", "ms", max(by.repairs) * 1000, 50,
+            spread=_spread(by.repairs)),
+        Row("... dhcpcd's socket to rules, slowest", "ms", max(by.changes) * 1000, 15,
+            spread=_spread(by.changes)),
+        Row("... of a core while nothing happens", "%", by.idle * 100, 0.1),
+        Row("... peak memory", "MB", by.rss / 1024, 50),
+    ]
+
+
 def _translations(samples: Samples) -> list[Row]:
     found = []
     base = median(samples.translations[1]["rate"])
@@ -204,5 +217,6 @@ def document(table: list[Row], samples: Samples, about: dict[str, Any]) -> dict[
     raw["uplinks"] = {
         name: [one._asdict() if isinstance(one, Run) else one for one in runs]
         for name, runs in samples.uplinks._asdict().items()}
+    raw["watched"] = samples.watched._asdict()
     raw["cleaning"] = [one._asdict() for one in samples.cleaning]
     return {"about": about, "rows": found, "samples": raw}

@@ -83,7 +83,6 @@ class Watch:
             self._look = now + LOOK
         if not self._stopping and (now >= self._next or now >= self._pass_due()):
             self._pass()
-        systemd.notify("WATCHDOG=1")
 
     def _due(self) -> float:
         return min(self._next, self._look, self._pass_due())
@@ -116,6 +115,7 @@ class Watch:
         self._reread()
         self._attempt(lambda: self._reconcile(news))
         self._next = time.monotonic() + self._wait()
+        systemd.notify("WATCHDOG=1")
         if self._after:
             self._attempt(lambda: self._after and self._after(self.config), again=False)
 
