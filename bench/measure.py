@@ -6,7 +6,6 @@ from statistics import median
 from typing import NamedTuple
 
 from tests.lab import LabError
-
 from tests.lab.lab import PYTHON
 
 from .rig import (

@@ -56,7 +56,8 @@ class Samples(NamedTuple):
 def rows(samples: Samples) -> list[Row]:
     """The table."""
     return [*first_packets(samples), *_changes(samples), *_losses(samples), *_irrelevant(samples),
-            *_uplinks(samples), *_watched(samples), *forwarding(samples), *_translations(samples), *_cleaning(samples)]
+            *_uplinks(samples), *_watched(samples), *forwarding(samples), *_translations(samples),
+            *_cleaning(samples)]
 
 
 AGAINST_PEER = {"pdreactor": 0.8, "iptables": 0.8}
