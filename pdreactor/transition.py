@@ -86,16 +86,25 @@ def after_use(state: State, uplink: str, down: Down | None, config: Config) -> S
 
 def after_steering(state: State, steering: Steering, config: Config, now: int) -> State:
     """The state once new flows are led as ``steering`` says: whatever an uplink that cannot be used
-    has of flows is doomed when others take its place. They would hang; now they begin anew."""
+    has of flows, or one whose lifetime is over, is doomed when others take its place. They would
+    hang; now they begin anew."""
     taken = dict(steering.leading)
+    lost = {name: known if name in steering.unusable else _expired(known, now)
+            for name, known in state.uplinks.items()}
+    out = {*steering.unusable, *(name for name, known in lost.items() if known.prefixes)}
     left = tuple(sorted({name for t in config.translations for name in t.uplinks
-                         if name in steering.unusable
-                         and taken.get(t.internal, "") not in ("", name)}))
-    gone = [state.uplinks.get(name) for name in left if name not in state.left]
+                         if name in out and taken.get(t.internal, "") not in ("", name)}))
+    gone = [lost.get(name) for name in left if name not in state.left]
     doomed = {*state.doomed, *(stamp for uplink in gone for stamp in _live(uplink))}
     news = _moves(dict(state.leading), steering, now)
     return state._replace(leading=steering.leading, left=left, doomed=tuple(sorted(doomed)),
                           history=(*state.history, *news)[-HISTORY:])
+
+
+def _expired(known: UplinkState, now: int) -> UplinkState:
+    """The uplink with no other prefixes than expired ones that ``on_expire`` keeps."""
+    return known._replace(prefixes=tuple(
+        p for p in known.prefixes if p.superseded_at is None and p.expired(now)))
 
 
 def _moves(before: dict[IPv6Network, str], steering: Steering, now: int) -> list[Happening]:

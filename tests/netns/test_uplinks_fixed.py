@@ -6,7 +6,7 @@ import pytest
 
 from tests.lab import SERVER, Lab
 
-from .pd import NEEDS_ROOT, NEW, OLD, A, B, Echo, Router, ask, ping, reaches
+from .pd import NEEDS_ROOT, NEW, OLD, A, B, Echo, Router, ask, end_processes, ping, reaches
 from .test_uplinks import (
     BY_ONE,
     BY_TWO,
@@ -246,9 +246,17 @@ def test_on_change_is_told_of_both_uplinks(lab: Lab, router: Router) -> None:
 
 
 def test_a_lifetime_ends_without_a_word_of_dhcpcd(lab: Lab, router: Router) -> None:
+    for isp in ("isp", "isp2"):
+        lab.start_echo(isp)
+    before, after = lab.sniff(OLD), lab.sniff(NEW, "isp2")
+    flow = lab.start_running_flow()
+    before.wait()
     router.set(OLD, uplink="one", valid=1)
     lab.wait(lambda: router.pd("plan", code=None).returncode == 1, 5, "the end of the lifetime")
     router.pd("restore")
+    after.wait()
+    assert list(flow.stop().sources) == [BY_ONE, BY_TWO]
+    end_processes(lab)
     assert sources(lab) == {BY_TWO}
     assert router.prefixes("one") in ({}, {OLD: "expired"})
     assert "expired" in router.pd("status").stdout

@@ -530,6 +530,19 @@ def test_an_uplink_that_only_waits_for_its_turn_loses_its_flows_when_it_fails() 
     assert set(known.doomed) == stamps((0, OUT), (0, IN), uplink=2)
 
 
+def test_the_flows_of_an_expired_prefix_are_doomed_once_when_another_uplink_takes_over() -> None:
+    longer = reply(*told(P2, valid=600))
+    known = after(longer, state=both(str(P2)), uplink=WAN2, config=SEVERAL)
+    known = steered(known, led("wan"))
+    assert transition.after_steering(known, led("", ""), SEVERAL, NOW + 60).doomed == ()
+    known = transition.after_steering(known, led("wan2"), SEVERAL, NOW + 60)
+    assert set(known.doomed) == stamps((0, OUT), (0, IN))
+    known = known._replace(doomed=())
+    assert transition.after_steering(known, led("wan2"), SEVERAL, NOW + 61) == known
+    renewed = after(reply(*told(P1)), state=known, config=SEVERAL, now=NOW + 70)
+    assert transition.after_steering(renewed, led("wan"), SEVERAL, NOW + 70).left == ()
+
+
 def test_the_history_tells_where_new_flows_go_and_why() -> None:
     before = both(str(P2)).history
     known = steered(both(str(P2)), led("wan"), led("wan"), led("wan2", wan="no carrier"),
