@@ -208,6 +208,22 @@ def test_a_tcp_connection_ends_rather_than_hangs(lab: Lab, router: Router) -> No
     assert "ended" in connection.output()
 
 
+def test_running_flows_leave_an_uplink_that_their_translation_loses(lab: Lab) -> None:
+    router = Router(lab, TWO)
+    router.set(OLD, uplink="one")
+    router.set(NEW, uplink="two")
+    for isp in ("isp", "isp2"):
+        lab.start_echo(isp)
+    before, after = lab.sniff(OLD), lab.sniff(NEW, "isp2")
+    flow = lab.start_running_flow()
+    before.wait()
+    router.configure(TWO.replace('["one", "two"]', '["two"]'))
+    router.pd("restore")
+    after.wait()
+    assert list(flow.stop().sources) == [BY_ONE, BY_TWO]
+    assert reaches(lab, "isp2", BY_TWO)
+
+
 @on(NETMAP)
 def test_a_flow_stays_on_the_uplink_that_it_began_on(lab: Lab, router: Router) -> None:
     count_wrong(lab)
