@@ -6,21 +6,32 @@ ipaddress do not need anyway (difflib only to name the nearest key).
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from ipaddress import IPv6Network
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import marks
 from .errors import ConfigError, Refused
-from .keys import KNOWN, REQUIRED, TOP, span, table_number
-from .model import AUTO, Command, Config, Translation, Uplink
+from .keys import KNOWN, LAYOUT, TOP, span, table_number
+from .model import (
+    AUTO,
+    DELEGATED,
+    SIXRD,
+    SIXTOFOUR,
+    STATIC,
+    Command,
+    Config,
+    Translation,
+    Uplink,
+)
 from .prefix import acceptable, shown
+from .reading import Span, Values, at, each, overlaps, read
 
-Values = dict[str, Any]
+if TYPE_CHECKING:
+    from .layout.model import Plans
+
 Names = Callable[[], Mapping[str, int]]
 """The names of routing tables, asked for only when the configuration has one."""
-Span = tuple[int, int, int]
-"""(first address, last address, index of the translation)."""
 MAX_UPLINKS = 15
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,31}")
 
@@ -43,14 +54,14 @@ def check(document: Values, path: str, names: Names = dict) -> Config:
     """Check a document; ConfigError with every mistake in it."""
     mistakes: list[str] = []
     top = {key: value for key, value in document.items() if key not in TOP or key in KNOWN[""]}
-    general = _read(top, "", "", mistakes)
+    general = read(top, KNOWN[""], "", mistakes)
     firewall, routing, iptables = (
-        _read(document.get(name, {}), name, name, mistakes)
+        read(document.get(name, {}), KNOWN[name], name, mistakes)
         for name in ("firewall", "routing", "iptables")
     )
     uplinks = _uplinks(document.get("uplink", {}), mistakes)
-    translations = list(_each(document, "translation", mistakes))
-    commands = list(_each(document, "on_change", mistakes))
+    translations = list(each(document, "translation", KNOWN, mistakes))
+    commands = list(each(document, "on_change", KNOWN, mistakes))
     _check_uplinks(uplinks, mistakes)
     _check_room(len(uplinks), firewall, mistakes)
     _check_tables(uplinks, routing.get("priority"), names, mistakes)
@@ -60,6 +71,12 @@ def check(document: Values, path: str, names: Names = dict) -> Config:
     _check_modes(translations, firewall, mistakes)
     _check_chains(document.get("iptables", {}), iptables, firewall, mistakes)
     _check_interfaces(uplinks, firewall, mistakes)
+    plans = None
+    if any(name in document for name in LAYOUT):
+        from .layout.config import plans_of
+
+        plans = plans_of(document, uplinks, translations, mistakes)
+    _check_sources(uplinks, plans, mistakes)
     if mistakes:
         raise ConfigError(path, mistakes)
     return Config(
@@ -68,6 +85,7 @@ def check(document: Values, path: str, names: Names = dict) -> Config:
         translations=tuple(_translation(row) for row in translations),
         on_change=tuple(Command(row["exec"], row["timeout"]) for row in commands),
         warnings=tuple(_warnings(translations)),
+        plans=plans,
         **general,
         **firewall,
         **routing,
@@ -84,48 +102,6 @@ def _translation(row: Values) -> Translation:
     return Translation(names, *(row[field] for field in Translation._fields[1:]))
 
 
-def _read(values: Any, section: str, where: str, mistakes: list[str]) -> Values:
-    """The values of one table. A key whose value is wrong is missing from the answer."""
-    if not isinstance(values, dict):
-        mistakes.append(f"{where} = {shown(values)}: must be a table")
-        return {}
-    known = KNOWN[section]
-    answer = {key: row.default for key, row in known.items() if key not in values}
-    for key, value in values.items():
-        if key not in known:
-            mistakes.append(_unknown(where, key, value, known))
-            continue
-        try:
-            answer[key] = known[key].check(value)
-        except Refused as exc:
-            mistakes.append(f"{_at(where, key)} = {shown(value)}: {exc}")
-    for key in [key for key in answer if answer[key] is REQUIRED]:
-        mistakes.append(f"{_at(where, key)}: is required")
-        del answer[key]
-    return answer
-
-
-def _at(where: str, key: str) -> str:
-    name = key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else shown(key)
-    return f"{where}.{name}" if where else name
-
-
-def _unknown(where: str, key: str, value: Any, known: Iterable[str]) -> str:
-    from difflib import get_close_matches  # not on the way of a correct configuration
-
-    nearest = get_close_matches(key[:80], list(known) if where else TOP, 1, 0.0)[0]
-    return f"{_at(where, key)} = {shown(value)}: unknown key; the nearest is {_at(where, nearest)}"
-
-
-def _each(document: Values, name: str, mistakes: list[str]) -> Iterator[Values]:
-    rows = document.get(name, [])
-    if not isinstance(rows, list):
-        mistakes.append(f"{name} = {shown(rows)}: must be a list of tables, [[{name}]]")
-        return
-    for index, row in enumerate(rows):
-        yield _read(row, name, f"{name}[{index}]", mistakes)
-
-
 def _uplinks(tables: Any, mistakes: list[str]) -> dict[str, Values]:
     if not isinstance(tables, dict) or not 1 <= len(tables) <= MAX_UPLINKS:
         reason = f"must be 1 to {MAX_UPLINKS} tables, [uplink.NAME]"
@@ -134,9 +110,9 @@ def _uplinks(tables: Any, mistakes: list[str]) -> dict[str, Values]:
     for name in tables:
         if not NAME.fullmatch(name):
             reason = "a name is a letter and up to 31 letters, digits and underscores"
-            mistakes.append(f"{_at('uplink', name)}: {reason}")
+            mistakes.append(f"{at('uplink', name)}: {reason}")
     return {
-        name: _read(row, "uplink.NAME", _at("uplink", name), mistakes)
+        name: read(row, KNOWN["uplink.NAME"], at("uplink", name), mistakes)
         for name, row in tables.items()
     }
 
@@ -147,14 +123,14 @@ def _uplinks(tables: Any, mistakes: list[str]) -> dict[str, Values]:
 def _check_uplinks(uplinks: dict[str, Values], mistakes: list[str]) -> None:
     seen: dict[str, list[tuple[str, int | None]]] = {}
     for name, row in uplinks.items():
-        _check_lengths(_at("uplink", name), row, mistakes)
+        _check_lengths(at("uplink", name), row, mistakes)
         if "interface" not in row or "iaid" not in row or row.get("prefix"):
             continue
         interface, iaid = row["interface"], row["iaid"]
         for other, taken in seen.setdefault(interface, []):
             if None in (iaid, taken) or iaid == taken:
                 mistakes.append(
-                    f"{_at('uplink', name)}.interface = {shown(interface)}: is "
+                    f"{at('uplink', name)}.interface = {shown(interface)}: is "
                     f"uplink.{other}'s too; then both need an iaid, and not the same"
                 )
         seen[interface].append((name, iaid))
@@ -183,7 +159,7 @@ def _check_tables(uplinks: dict[str, Values], priority: int | None, names: Names
     """A table of its own for each uplink that has one; names become numbers."""
     taken = {priority: "routing.priority, the table for the router's own hairpin"}
     for name, row in uplinks.items():
-        where, table = _at("uplink", name), row.get("table")
+        where, table = at("uplink", name), row.get("table")
         if table is None:
             if row.get("gateway", AUTO) != AUTO:
                 mistakes.append(f"{where}.gateway = {shown(str(row['gateway']))}: is for the "
@@ -209,6 +185,24 @@ def _number(table: int | str, names: Names) -> int:
     return table_number(known[table])
 
 
+def _check_sources(uplinks: dict[str, Values], plans: "Plans | None",
+                   mistakes: list[str]) -> None:
+    """What goes with each source; a row without one gets that of its prefix."""
+    tunnels = {one.name: one.mode for one in (plans.tunnels if plans else ())}
+    for name, row in uplinks.items():
+        if "source" not in row or "prefix" not in row:
+            continue
+        source = row["source"] = row["source"] or (STATIC if row["prefix"] else DELEGATED)
+        where = f'{at("uplink", name)}.source = "{source}"'
+        if (source == STATIC) != (row["prefix"] is not None):
+            mistakes.append(f"{where}: " + ("write the prefix down (prefix = ...)"
+                                            if source == STATIC else "prefix is for static ones"))
+        if source not in (DELEGATED, STATIC) and row.get("iaid") is not None:
+            mistakes.append(f"{where}: iaid is for prefixes from DHCPv6")
+        if source in (SIXTOFOUR, SIXRD) and tunnels.get(str(row.get("interface"))) != source:
+            mistakes.append(f"{where}: interface must be a [tunnel.NAME] with mode \"{source}\"")
+
+
 def _check_translations(
     rows: list[Values], uplinks: dict[str, Values], mistakes: list[str]
 ) -> None:
@@ -225,13 +219,13 @@ def _check_translations(
                     slices.setdefault(name, []).append((first, last, index))
                     _check_fit(row, where, uplinks[name], mistakes)
     for name, spans in internals.items():
-        for one, other in _overlaps(spans):
+        for one, other in overlaps(spans):
             mistakes.append(f"{_internal_of(rows, one)}: overlaps {_internal_of(rows, other)} "
                             f"on uplink {name}")
     for name, spans in slices.items():
         mistakes += [f"translation[{one}].subnet: overlaps translation[{other}].subnet "
                      f"on uplink {name}: one slice of its prefix for both"
-                     for one, other in _overlaps(spans)]
+                     for one, other in overlaps(spans)]
 
 
 def _check_together(rows: list[Values], uplinks: dict[str, Values], mistakes: list[str]) -> None:
@@ -255,7 +249,7 @@ def _check_group(group: dict[str, int], uplinks: dict[str, Values], mistakes: li
     without = [n for n in group if n in uplinks and uplinks[n].get("table", 0) is None]
     having = [n for n in group if n in uplinks and uplinks[n].get("table") is not None]
     if without and having:
-        mistakes.append(f"{_at('uplink', without[0])}.table: is required, for translation"
+        mistakes.append(f"{at('uplink', without[0])}.table: is required, for translation"
                         f"[{group[without[0]]}] has hosts that use uplink {having[0]} too, which "
                         f"has one")
 
@@ -269,7 +263,7 @@ def _check_static(rows: list[Values], uplinks: dict[str, Values], mistakes: list
     taken = [(row["internal"], f"translation[{index}].internal")
              for index, row in enumerate(rows) if "internal" in row]
     for name, row in uplinks.items():
-        prefix, where = row.get("prefix"), f"{_at('uplink', name)}.prefix"
+        prefix, where = row.get("prefix"), f"{at('uplink', name)}.prefix"
         for network, owner in taken if prefix else ():
             if network.overlaps(prefix):
                 mistakes.append(f"{where} = '{prefix}': overlaps {owner}, {network}")
@@ -336,7 +330,7 @@ def _check_chains(given: Any, iptables: Values, firewall: Values, mistakes: list
     if not isinstance(given, dict) or "backend" not in firewall:
         return
     if firewall["backend"] in NFTABLES:
-        mistakes += [f"{_at('iptables', key)} = {shown(given[key])}: is for the iptables backends, "
+        mistakes += [f"{at('iptables', key)} = {shown(given[key])}: is for the iptables backends, "
                      f"and firewall.backend is {shown(firewall['backend'])}"
                      for key in given if key in iptables]
     dnat, snat = iptables.get("dnat_chain"), iptables.get("snat_chain")
@@ -351,18 +345,8 @@ def _check_interfaces(uplinks: dict[str, Values], firewall: Values, mistakes: li
     for name, row in uplinks.items() if firewall.get("backend") not in NFTABLES else ():
         interface = row.get("interface", "")
         if interface.endswith("+") or interface.startswith(("-", "!")):
-            mistakes.append(f"{_at('uplink', name)}.interface = {shown(interface)}: ip6tables "
+            mistakes.append(f"{at('uplink', name)}.interface = {shown(interface)}: ip6tables "
                             f"cannot name it; rename it (ip link set ... name ...)")
-
-
-def _overlaps(spans: list[Span]) -> Iterator[tuple[int, int]]:
-    """Sorted by start, a span overlaps an earlier one if it starts before the last end so far."""
-    end, holder = -1, -1
-    for first, last, index in sorted(spans, key=lambda one: (one[0], one[2])):
-        if first <= end:
-            yield index, holder
-        if last > end:
-            end, holder = last, index
 
 
 def _warnings(rows: list[Values]) -> Iterator[str]:

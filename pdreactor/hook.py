@@ -31,7 +31,7 @@ def hook(environ: str, config_path: str | None = None, state_dir: str | None = N
             block = file.read()
         if not reasons.relevant(block):
             return 0
-        if reasons.advertised(block) and not _follows_routers(block, config_path):
+        if reasons.rarely(block) and not _cares(block, config_path):
             return 0
         import gc
 
@@ -51,12 +51,12 @@ def hook(environ: str, config_path: str | None = None, state_dir: str | None = N
         return EX_SOFTWARE
 
 
-def _follows_routers(block: bytes, config_path: str | None) -> bool:
-    """Whether it can matter to this configuration that a router advertised itself."""
+def _cares(block: bytes, config_path: str | None) -> bool:
+    """Whether such an event can matter to this configuration."""
     named = reasons.value(block, b"PDREACTOR_CONFIG") or b"/etc/pdreactor.toml"
     try:
         with open(config_path or named, "rb") as file:
-            return reasons.follows_routers(file.read())
+            return reasons.cares(block, file.read())
     except (OSError, ValueError):
         return True  # whoever needs it says what is wrong with it
 

@@ -10,7 +10,7 @@ from ipaddress import IPv6Address, IPv6Network
 from typing import Any, NamedTuple
 
 from .errors import Refused
-from .model import AUTO, DIRECT
+from .model import AUTO, DIRECT, SOURCES
 from .prefix import parse_address, parse_prefix
 
 REQUIRED = object()
@@ -43,19 +43,23 @@ def span(network: IPv6Network) -> tuple[int, int]:
 # ---- checks of one value ---------------------------------------------------------------------
 
 
-def _string(value: Any) -> str:
+def string(value: Any) -> str:
+    """A string, not empty."""
     if not isinstance(value, str) or not value or "\0" in value:
         raise Refused("must be a string, not empty and without NUL")
     return value
 
 
-def _boolean(value: Any) -> bool:
+def boolean(value: Any) -> bool:
+    """True or false."""
     if not isinstance(value, bool):
         raise Refused("must be true or false")
     return value
 
 
-def _integer(low: int, high: int) -> Callable[[Any], int]:
+def integer(low: int, high: int) -> Callable[[Any], int]:
+    """A check for a whole number."""
+
     def check(value: Any) -> int:
         if type(value) is not int or not low <= value <= high:
             raise Refused(f"must be an integer from {low} to {high}")
@@ -64,7 +68,8 @@ def _integer(low: int, high: int) -> Callable[[Any], int]:
     return check
 
 
-def _choice(*allowed: str) -> Callable[[Any], str]:
+def choice(*allowed: str) -> Callable[[Any], str]:
+    """A check for one of these words."""
     names = " or ".join(f'"{name}"' for name in allowed)
 
     def check(value: Any) -> str:
@@ -75,21 +80,22 @@ def _choice(*allowed: str) -> Callable[[Any], str]:
     return check
 
 
-def _list(value: Any, check: Callable[[Any], Any], what: str) -> tuple[Any, ...]:
+def listed(value: Any, check: Callable[[Any], Any], what: str) -> tuple[Any, ...]:
+    """A list of ``what``, each checked."""
     if not isinstance(value, list):
         raise Refused(f"must be a list of {what}")
     return tuple(check(item) for item in value)
 
 
 def _absolute(value: Any) -> str:
-    if not _string(value).startswith("/"):
+    if not string(value).startswith("/"):
         raise Refused("must be an absolute path")
     return str(value)
 
 
-def _interface(value: Any) -> str:
+def interface(value: Any) -> str:
     """What dev_valid_name() of the kernel takes, of printable ASCII."""
-    name = _string(value)
+    name = string(value)
     if len(name) > 15 or name in (".", "..") or not re.fullmatch(r"[!-~]+", name):
         raise Refused("an interface name is 1 to 15 printable ASCII characters without blanks")
     if bad := [c for c in "/:\"'`\\*$%" if c in name]:
@@ -99,10 +105,10 @@ def _interface(value: Any) -> str:
 
 def _iaid(value: Any) -> int:
     """As dhcpcd.conf has it: strtoul() of base 0, or hex octets, or text; padded on the right."""
-    text = str(value) if type(value) is int else _string(value)
+    text = str(value) if type(value) is int else string(value)
     if NUMBER.fullmatch(text):
         octal = text[0] == "0" and text[1:].isdigit()
-        return _integer(0, 0xFFFFFFFF)(int(text, 8 if octal else 0) if len(text) < 40 else -1)
+        return integer(0, 0xFFFFFFFF)(int(text, 8 if octal else 0) if len(text) < 40 else -1)
     if OCTETS.fullmatch(text):
         return int.from_bytes(bytes.fromhex(text.replace(":", "")).ljust(4, b"\0"), "big")
     octets = text.encode()
@@ -111,15 +117,16 @@ def _iaid(value: Any) -> int:
     return int.from_bytes(octets.ljust(4, b"\0"), "big")
 
 
-def _network(value: Any) -> IPv6Network:
-    text = _string(value)
+def any_prefix(value: Any) -> IPv6Network:
+    """A prefix, also a single address."""
+    text = string(value)
     if "." in text and ":" not in text:
         raise Refused("must be an IPv6 prefix; this is IPv4")
     return parse_prefix(text)
 
 
 def _internal(value: Any) -> IPv6Network:
-    network = _network(value)
+    network = any_prefix(value)
     if not 8 <= network.prefixlen <= 127:
         raise Refused("its length must be from 8 to 127")
     first, last = span(network)
@@ -130,7 +137,7 @@ def _internal(value: Any) -> IPv6Network:
 
 
 def _mask(value: Any) -> int:
-    mask = _integer(1, 0xFFFFFFFF)(value)
+    mask = integer(1, 0xFFFFFFFF)(value)
     bits = mask // (mask & -mask)
     if bits & bits + 1 or bits < 0xF:
         raise Refused(f"{mask:#x} must be at least 4 bits in one run")
@@ -143,7 +150,7 @@ RESERVED = {0: "unspec", 253: "default", 254: "main", 255: "local"}
 
 def table_number(value: Any) -> int:
     """The number of a routing table for an uplink. Raises Refused."""
-    number = _integer(1, 0xFFFFFFFF)(value)
+    number = integer(1, 0xFFFFFFFF)(value)
     if number in RESERVED:
         raise Refused(f"is the kernel's own table {RESERVED[number]}; take one that nobody uses")
     return number
@@ -159,7 +166,7 @@ def _table(value: Any) -> int | str:
 
 
 def _gateway(value: Any) -> IPv6Address | str:
-    text = _string(value)
+    text = string(value)
     if text in (AUTO, DIRECT):
         return text
     try:
@@ -179,7 +186,7 @@ TAKEN = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING", "ACCEPT", "D
 
 def chain_name(value: Any) -> str:
     """The name of a chain of ours in ip6tables. Raises Refused."""
-    name = _string(value)
+    name = string(value)
     if not CHAIN.fullmatch(name) or name.upper() in TAKEN or name.isupper():
         raise Refused("must be a letter and up to 21 letters, digits and _ . -, not all of them "
                       "capitals (those are ip6tables' own chains and targets)")
@@ -187,7 +194,7 @@ def chain_name(value: Any) -> str:
 
 
 def _argv(value: Any) -> tuple[str, ...]:
-    argv = _list(value, _string, "strings")
+    argv = listed(value, string, "strings")
     if not argv or not argv[0].startswith("/"):
         raise Refused("must begin with the absolute path of a program")
     return argv
@@ -200,7 +207,7 @@ def _timeout(value: Any) -> float:
 
 
 def _names(value: Any) -> tuple[str, ...]:
-    names = _list(value, _string, "uplink names")
+    names = listed(value, string, "uplink names")
     if not names or len(set(names)) < len(names):
         raise Refused("must name at least one uplink, and each one once")
     return names
@@ -211,34 +218,35 @@ def _names(value: Any) -> tuple[str, ...]:
 KNOWN: dict[str, dict[str, Key]] = {
     "": {"state_dir": Key(_absolute, "/var/lib/pdreactor")},
     "firewall": {
-        "backend": Key(_choice("auto", "nftables", "iptables", "iptables-legacy"), "auto"),
+        "backend": Key(choice("auto", "nftables", "iptables", "iptables-legacy"), "auto"),
         "ct_mark_mask": Key(_mask, 0x0FF00000),
-        "guard": Key(_boolean, True),
+        "guard": Key(boolean, True),
     },
     "uplink.NAME": {
-        "interface": Key(_interface, REQUIRED),
-        "prefix": Key(_network),
+        "interface": Key(interface, REQUIRED),
+        "source": Key(choice(*SOURCES)),
+        "prefix": Key(any_prefix),
         "iaid": Key(_iaid),
-        "bypass": Key(lambda value: _list(value, _network, "prefixes"), ()),
-        "min_length": Key(_integer(16, 128), 32),
-        "max_length": Key(_integer(16, 128), 64),
+        "bypass": Key(lambda value: listed(value, any_prefix, "prefixes"), ()),
+        "min_length": Key(integer(16, 128), 32),
+        "max_length": Key(integer(16, 128), 64),
         "table": Key(_table),
         "gateway": Key(_gateway, AUTO),
     },
     "translation": {
-        "uplink": Key(lambda value: (_string(value),)),
+        "uplink": Key(lambda value: (string(value),)),
         "uplinks": Key(_names),
         "internal": Key(_internal, REQUIRED),
-        "subnet": Key(_integer(0, 2**63 - 1), 0),
-        "on_short": Key(_choice("refuse", "partial"), "refuse"),
-        "mode": Key(_choice("netmap", "stateless", "rfc6296"), "netmap"),
-        "inbound": Key(_boolean, True),
-        "on_expire": Key(_choice("keep", "withdraw"), "keep"),
-        "hairpin": Key(_boolean, True),
+        "subnet": Key(integer(0, 2**63 - 1), 0),
+        "on_short": Key(choice("refuse", "partial"), "refuse"),
+        "mode": Key(choice("netmap", "stateless", "rfc6296"), "netmap"),
+        "inbound": Key(boolean, True),
+        "on_expire": Key(choice("keep", "withdraw"), "keep"),
+        "hairpin": Key(boolean, True),
     },
-    "routing": {"protocol": Key(_integer(5, 255), 157), "priority": Key(_integer(1, 32000), 15700)},
+    "routing": {"protocol": Key(integer(5, 255), 157), "priority": Key(integer(1, 32000), 15700)},
     "iptables": {
-        "jumps": Key(_boolean, True),
+        "jumps": Key(boolean, True),
         "dnat_chain": Key(chain_name, "pdreactor_dnat"),
         "snat_chain": Key(chain_name, "pdreactor_snat"),
     },
@@ -246,4 +254,7 @@ KNOWN: dict[str, dict[str, Key]] = {
 }
 """Section -> key -> check and default. ``[[translation]]`` and ``[[on_change]]`` are lists."""
 
-TOP = (*KNOWN[""], *(section.partition(".")[0] for section in KNOWN if section))
+LAYOUT = ("tunnel", "assign", "route", "proxy", "sysctl")
+"""Sections whose keys are in layout/keys.py."""
+
+TOP = (*KNOWN[""], *(section.partition(".")[0] for section in KNOWN if section), *LAYOUT)

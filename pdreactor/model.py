@@ -10,7 +10,10 @@ as each field says.
 """
 
 from ipaddress import IPv6Address, IPv6Network
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from .layout.model import Plans, Traces
 
 INFINITE = 0xFFFFFFFF
 """Lifetime that means infinity on the wire (RFC 8415 section 7.7)."""
@@ -49,6 +52,10 @@ AUTO, DIRECT = "auto", "none"
 """``gateway``: of the interface's default route in table main, or none at all."""
 
 
+DELEGATED, STATIC, ONLINK, SIXTOFOUR, SIXRD = SOURCES = "pd", "static", "onlink", "6to4", "6rd"
+"""``source``: where an uplink's prefix comes from."""
+
+
 class Uplink(NamedTuple):
     """One ``[uplink.NAME]``."""
 
@@ -61,6 +68,7 @@ class Uplink(NamedTuple):
     max_length: int = 64
     table: int | None = None  # source-based routing
     gateway: IPv6Address | str = AUTO  # of that table's default route; or AUTO, or DIRECT
+    source: str = DELEGATED
 
 
 class Translation(NamedTuple):
@@ -100,6 +108,7 @@ class Config(NamedTuple):
     snat_chain: str = "pdreactor_snat"
     on_change: tuple[Command, ...] = ()
     warnings: tuple[str, ...] = ()  # one line each: allowed, but look at it
+    plans: "Plans | None" = None  # what there is beside the translation
 
     def uplink(self, name: str) -> Uplink:
         """The uplink of that name; KeyError when the configuration has none."""
@@ -199,6 +208,7 @@ class State(NamedTuple):
     modes: tuple[tuple[IPv6Network, str, str], ...] = ()  # (internal, uplink, mode)
     leading: tuple[tuple[IPv6Network, str], ...] = ()  # (internal, uplink)
     left: tuple[str, ...] = ()
+    traces: "Traces | None" = None  # of the layout
 
 
 # ---- desired: what the kernel should hold ----------------------------------------------------

@@ -7,6 +7,7 @@ LEASE = "lease"  # may carry a reply
 RELEASED = "released"  # every prefix of the interface is gone
 LINK = "link"  # the state stays, but what is usable or what dhcpcd holds in the kernel may change
 ROUTER = "router"  # the default route of the interface may have changed: for an uplink with a table
+IPV4 = "ipv4"  # the IPv4 address of the interface may have changed: for a tunnel that begins there
 NOTHING = "nothing"  # none of our business
 
 REASONS = {
@@ -25,9 +26,28 @@ REASONS = {
     "NOCARRIER": LINK,
     "NOCARRIER_ROAMING": LINK,
     "ROUTERADVERT": ROUTER,
+    "BOUND": IPV4,
+    "RENEW": IPV4,
+    "REBIND": IPV4,
+    "REBOOT": IPV4,
+    "STATIC": IPV4,
+    "INFORM": IPV4,
+    "IPV4LL": IPV4,
+    "EXPIRE": IPV4,
+    "NAK": IPV4,
+    "RELEASE": IPV4,
+    "STOP": IPV4,
 }
-"""What a reason means. All others are NOTHING: PREINIT, RECONFIGURE, TEST, INFORM6, STATIC6, those
-of IPv4, and those that dhcpcd has yet to invent. A new kind of work starts with a row."""
+"""What a reason means. All others are NOTHING: PREINIT, RECONFIGURE, TEST, INFORM6, STATIC6, and
+those that dhcpcd has yet to invent. A new kind of work starts with a row."""
+
+LEASED = ("BOUND", "RENEW", "REBIND", "REBOOT")
+"""Those of IPv4 that carry a reply."""
+
+
+def leased(reason: str) -> bool:
+    """True for a DHCPv4 reply, whose options count."""
+    return reason in LEASED
 
 
 def kind_of(reason: str) -> str:
@@ -40,14 +60,18 @@ def relevant(block: bytes) -> bool:
     return _kind(block) != NOTHING
 
 
-def advertised(block: bytes) -> bool:
-    """True when a router advertisement is all that it tells of."""
-    return _kind(block) == ROUTER
+def rarely(block: bytes) -> bool:
+    """True when few configurations care: it takes a look at theirs (``cares``)."""
+    return _kind(block) in (ROUTER, IPV4)
 
 
-def follows_routers(configuration: bytes) -> bool:
-    """False for the text of a configuration in which no uplink can have a table."""
-    return any(rest.lstrip(b"\"' \t")[:1] == b"=" for rest in configuration.split(b"table")[1:])
+def cares(block: bytes, configuration: bytes) -> bool:
+    """False for the text of a configuration that such an event cannot matter to: one in which no
+    uplink can have a table or gets its prefix from its link, or without a tunnel."""
+    if _kind(block) == IPV4:
+        return b"tunnel" in configuration
+    return b"onlink" in configuration or any(
+        rest.lstrip(b"\"' \t")[:1] == b"=" for rest in configuration.split(b"table")[1:])
 
 
 def value(block: bytes, name: bytes) -> bytes:

@@ -16,12 +16,26 @@ from . import counters, document, events, log, state, transition
 from .desired import desired
 from .errors import BackendMissing, PdreactorError, PermissionDenied, Refused, StateError
 from .kernel.link import links, on_link
-from .model import Config, Desired, Down, Event, Path, Problem, State, Steering, Uplink
+from .model import (
+    ONLINK,
+    SIXRD,
+    SIXTOFOUR,
+    Config,
+    Desired,
+    Down,
+    Event,
+    Path,
+    Problem,
+    State,
+    Steering,
+    Uplink,
+)
 from .nat import Firewall, begin, notes, remove, stopped
 from .prefix import compact
-from .reasons import ROUTER, kind_of
+from .reasons import IPV4, ROUTER, kind_of, leased
 
 if TYPE_CHECKING:
+    from .layout.steps import Laying
     from .report import View
 
 CONFIG = "/etc/pdreactor.toml"
@@ -62,9 +76,13 @@ def heard(config: Config, variables: events.Variables, commands: "Commands | Non
     """What dhcpcd said; with ``held`` what it holds, perhaps for long: its lifetimes count only
     where nothing better is known."""
     interface, reason = events.interface_of(variables), events.reason_of(variables)
+    if kind_of(reason) == IPV4:
+        _heard_ipv4(config, interface, reason, variables, commands)
+        return
     uplinks = [u for u in config.uplinks if u.interface == interface]
     refused, unsaved = None, None
-    if kind_of(reason) == ROUTER and all(uplink.table is None for uplink in uplinks):
+    if kind_of(reason) == ROUTER and all(
+            one.table is None and one.source != ONLINK for one in uplinks):
         return
     for uplink in uplinks:
         if uplink.prefix is None:
@@ -77,6 +95,25 @@ def heard(config: Config, variables: events.Variables, commands: "Commands | Non
         reconcile(config, reason, unsaved, commands)
     if refused:
         raise refused
+
+
+def _heard_ipv4(config: Config, interface: str, reason: str, variables: events.Variables,
+                commands: "Commands | None") -> None:
+    """A DHCPv4 lease: of the address that a tunnel begins at, and perhaps of 6rd."""
+    tunnels = [one for one in (config.plans.tunnels if config.plans else ())
+               if one.underlay == interface]
+    if not tunnels:
+        return
+    unsaved = None
+    if any(one.mode == SIXRD and one.prefix is None for one in tunnels) and leased(reason):
+        from .layout.sources import after_lease, told_sixrd
+
+        told = told_sixrd(variables, interface)
+        try:
+            update(config, lambda before: after_lease(before, interface, told))
+        except state.Unsaved as exc:
+            unsaved = exc
+    reconcile(config, reason, unsaved, commands)
 
 
 def tell(config: Config, uplink: Uplink, event: Event) -> None:
@@ -174,8 +211,9 @@ def reconcile(config: Config, reason: str, unsaved: state.Unsaved | None = None,
     with state.Lock(config.state_dir, "pass.lock", PASS_WAIT) as lock:
         begun = begin(config)
         known = current(unsaved.known, config) if unsaved else _up_to_date(config, errors)
-        work = _Work(config, known, _links(config), begun)
-        changes: list[str] = []
+        laying = _lay_links(config, known, errors)
+        work = _Work(config, known, _links(config), begun, laying)
+        changes: list[str] = laying.words if laying else []
         for step in _steps(work):
             try:
                 changes += step(work)
@@ -200,6 +238,21 @@ def reconcile(config: Config, reason: str, unsaved: state.Unsaved | None = None,
     if errors:
         raise errors[0]
     return Outcome(tuple(changes), work.problems)
+
+
+def _lay_links(config: Config, known: State, errors: list[PdreactorError]) -> "Laying | None":
+    """The layout's links are there before anything looks at them."""
+    if config.plans is None and known.traces is None:
+        return None
+    from .layout.steps import Laying
+
+    try:
+        laying = Laying(config, known)
+        laying.links(partial(update, config))
+    except PdreactorError as exc:
+        errors.append(exc)
+        return None
+    return laying
 
 
 def _steps(work: "_Work") -> tuple[Step, ...]:
@@ -237,11 +290,19 @@ def current(known: State, config: Config) -> State:
     """The state brought up to now: lifetimes that ended, static prefixes, the shell script's."""
     now = int(time.time())
     known = transition.after_configuration(transition.after_time(known, config, now), config, now)
+    if any(uplink.source in OBSERVED for uplink in config.uplinks):
+        from .layout.steps import learned
+
+        known = learned(known, config, now)
     if not known.uplinks and len(config.uplinks) == 1:
         from .legacy import adopt
 
         known = adopt(known, config, now)
     return known
+
+
+OBSERVED = (ONLINK, SIXTOFOUR, SIXRD)
+"""Sources of prefixes that no event tells: the kernel shows them."""
 
 
 def wish(config: Config, known: State) -> Desired:
@@ -256,11 +317,13 @@ def _links(config: Config) -> dict[str, bool]:
 class _Work:
     """What one pass works with. ``known`` is the state as it is by now, ``before`` as it was."""
 
-    def __init__(self, config: Config, known: State, links: dict[str, bool], begun: Any) -> None:
+    def __init__(self, config: Config, known: State, links: dict[str, bool], begun: Any,
+                 laying: "Laying | None") -> None:
         self.config, self.known, self.links = config, known, links
+        self.laying = laying
         self.wanted = wanted = desired(config, known, links, int(time.time()))
         self.before = known
-        self.problems = wanted.problems
+        self.problems = wanted.problems + (laying.problems if laying else ())
         self.exposed = known.exposed
         self.told: list[dict[str, str]] = []  # variables for on_change, by uplink
         self.removed = 0  # flows, from conntrack
@@ -316,13 +379,19 @@ def _reconcile_routes(work: _Work) -> list[str]:
 
     protocol, numbers = work.config.protocol, (work.config.protocol, work.config.priority)
     with Rtnl() as rtnl:
+        if work.laying:
+            work.laying.addresses(rtnl)
         observed = routing.observe(rtnl)
         wanted = _steer(work.config, work.known, work.links, work.wanted, observed)
+        routes = wanted.routes + (work.laying.layout.routes if work.laying else ())
         reconcile = partial(routing.reconcile, rtnl, failed=work.failed)
-        lines = reconcile(observed, wanted.routes, wanted.rules, protocol)
+        lines = reconcile(observed, routes, wanted.rules, protocol)
         if work.known.numbers[:1] not in ((), (protocol,)):  # the configuration had another one
             lines += reconcile(routing.observe(rtnl), (), (), work.known.numbers[0])
-            lines += reconcile(routing.observe(rtnl), wanted.routes, wanted.rules, protocol)
+            lines += reconcile(routing.observe(rtnl), routes, wanted.rules, protocol)
+        if work.laying:
+            work.laying.rest(rtnl, partial(update, work.config))
+            work.failed += work.laying.failed
     work.problems += _further_problems(wanted, work.problems)
     change = partial(transition.after_steering, steering=wanted, config=work.config,
                      now=int(time.time()))
@@ -455,19 +524,27 @@ def look(config: Config) -> "View":
     parts = list(firewall.plan())
     translated = {direction: frozenset().union(*(part.translated[direction] for part in parts))
                   for direction in ("outbound", "inbound")}
+    laying = None
+    if config.plans is not None or known.traces is not None:
+        from .layout.steps import Laying
+
+        laying = Laying(config, known)
     with Rtnl() as rtnl:
         observed = routing.observe(rtnl)
     steered = _steer(config, known, reachable, wanted, observed)
-    routes = routing.plan(observed, steered.routes, steered.rules, config.protocol)
+    laid = laying.layout.routes if laying else ()
+    routes = routing.plan(observed, steered.routes + laid, steered.rules, config.protocol)
     known = transition.after_steering(known, steered, config, int(time.time()))
     pending = [line for part in (*parts, *firewall.old()) for line in part.words]
     pending += routing.words(routes)
+    pending += laying.words if laying else []
     if known.doomed:
         pending.append(f"remove the conntrack entries of {len(known.doomed)} dead generation(s)")
-    wanted = wanted._replace(
-        problems=wanted.problems + _further_problems(steered, wanted.problems))
-    return View(known, wanted, translated, reachable, tuple(pending), damage,
-                (*firewall.notes, *notes(config)), steered, _counters(config, wanted))
+    problems = wanted.problems + (laying.problems if laying else ())
+    wanted = wanted._replace(problems=problems + _further_problems(steered, problems))
+    said = (*firewall.notes, *notes(config), *(laying.notes if laying else ()))
+    return View(known, wanted, translated, reachable, tuple(pending), damage, said, steered,
+                _counters(config, wanted))
 
 
 def _counters(config: Config, wanted: Desired) -> dict[str, Any]:
@@ -486,7 +563,8 @@ def flush(config: Config, *, forget: bool) -> None:
     """
     errors: list[PdreactorError] = []
     with state.Lock(config.state_dir, "pass.lock", PASS_WAIT):
-        for step in (_flush_nat, _flush_routes, _flush_flows, *([] if forget else [_flush_state])):
+        for step in (_flush_nat, _flush_routes, _flush_layout, _flush_flows,
+                     *([] if forget else [_flush_state])):
             try:
                 step(config)
             except PdreactorError as exc:
@@ -513,6 +591,15 @@ def _before(config: Config) -> State:
         return state.load(config.state_dir, keep=True)[0]
     except StateError:
         return State({})  # unreadable: the configuration's numbers and names have to do
+
+
+def _flush_layout(config: Config) -> None:
+    known = _before(config)
+    if config.plans is None and known.traces is None:
+        return
+    from .layout.steps import flush
+
+    flush(known, partial(update, config))
 
 
 def _flush_routes(config: Config) -> None:

@@ -23,11 +23,14 @@ import os
 import time
 from ipaddress import IPv6Network
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import PermissionDenied, Refused, StateError
 from .keys import chain_name
 from .model import Down, Happening, Holding, Prefix, Refusal, Stamp, State, UplinkState
+
+if TYPE_CHECKING:
+    from .layout.model import Traces
 
 FORMAT = 1
 FILE = "state.json"
@@ -203,6 +206,10 @@ def encode(state: State) -> bytes:
         "leading": [[str(network), uplink] for network, uplink in state.leading],
         "left": list(state.left),
     }
+    if state.traces is not None:
+        from .layout import traces
+
+        document["layout"] = traces.encode(state.traces)
     return json.dumps(document, indent=1).encode() + b"\n"
 
 
@@ -230,7 +237,15 @@ def decode(raw: bytes) -> State:
     leading = tuple((_internal(n), str(uplink)) for n, uplink in document.get("leading", ()))
     left = tuple(map(str, document.get("left", ())))
     return State(uplinks, doomed, history, applied, bool(document.get("exposed")), numbers, held,
-                 modes, leading, left)
+                 modes, leading, left, _traces(document.get("layout")))
+
+
+def _traces(document: Any) -> "Traces | None":
+    if document is None:
+        return None
+    from .layout import traces
+
+    return traces.decode(document)
 
 
 def _holding_in(variant: Any, dnat: Any, snat: Any, jumps: Any, modes: Any) -> Holding:

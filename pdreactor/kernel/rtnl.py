@@ -60,16 +60,16 @@ class Rtnl:
     """An open rtnetlink socket; use it in a ``with`` statement."""
 
     def __enter__(self) -> "Rtnl":
-        self._ip = IPRoute()
+        self.ip = IPRoute()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None,
                  trace: TracebackType | None) -> None:
-        self._ip.close()
+        self.ip.close()
 
     def routes(self) -> Iterator[SeenRoute]:
         """All IPv6 routes of all tables, but those of the kernel's own table local."""
-        for message in dumped(lambda: self._ip.get_routes(family=socket.AF_INET6),
+        for message in dumped(lambda: self.ip.get_routes(family=socket.AF_INET6),
                               "read the routes"):
             table = message.get_attr("RTA_TABLE") or message["table"]
             if table == LOCAL_TABLE:
@@ -88,7 +88,7 @@ class Rtnl:
 
     def rules(self) -> Iterator[SeenRule]:
         """All IPv6 policy rules, each with what ``Rule`` knows of."""
-        for message in dumped(lambda: self._ip.get_rules(family=socket.AF_INET6),
+        for message in dumped(lambda: self.ip.get_rules(family=socket.AF_INET6),
                               "read the policy rules"):
             mark = message.get_attr("FRA_FWMARK") or 0
             mask = message.get_attr("FRA_FWMASK") or 0
@@ -110,7 +110,7 @@ class Rtnl:
     def interface_to(self, target: IPv6Address) -> int:
         """The number of the interface that packets to an address leave by; 0 for none."""
         try:
-            found = self._ip.route("get", family=socket.AF_INET6, dst=str(target))
+            found = self.ip.route("get", family=socket.AF_INET6, dst=str(target))
         except NetlinkError:
             return 0  # no route
         return int(found[0].get_attr("RTA_OIF") or 0) if found else 0
@@ -128,7 +128,7 @@ class Rtnl:
             request["gateway"] = str(route.gateway)
             if not route.gateway.is_link_local:
                 request["flags"] = ONLINK
-        self._do(self._ip.route, command, request, f"{route.type} route to {route.destination}"
+        self.do(self.ip.route, command, request, f"{route.type} route to {route.destination}"
                  + (f" by {route.interface}" if route.interface else ""))
 
     def rule(self, command: str, rule: Rule, protocol: int) -> None:
@@ -145,9 +145,10 @@ class Rtnl:
         request |= {"table": rule.table} if rule.table else {"action": UNREACHABLE_RULE}
         if rule.suppress:
             request["FRA_SUPPRESS_PREFIXLEN"] = 0
-        self._do(self._ip.rule, command, request, f"rule for {rule.source or rule.destination}")
+        self.do(self.ip.rule, command, request, f"rule for {rule.source or rule.destination}")
 
-    def _do(self, call: Any, command: str, request: dict[str, Any], what: str) -> None:
+    def do(self, call: Any, command: str, request: dict[str, Any], what: str) -> None:
+        """Ask for a change, again while the kernel is busy."""
         fine = (errno.EEXIST,) if command == "add" else (errno.ESRCH, errno.ENOENT)
 
         def attempt() -> None:

@@ -81,7 +81,8 @@ def test_every_key_can_be_set() -> None:
         timeout = 2
     """
     wan = Uplink(
-        "wan", "ppp0", 7, IPv6Network("2001:db8::/48"), (IPv6Network("fd99::/48"),), 40, 60
+        "wan", "ppp0", 7, IPv6Network("2001:db8::/48"), (IPv6Network("fd99::/48"),), 40, 60,
+        source="static",
     )
     lan = Translation(
         ("dsl", "wan"), IPv6Network("fd00::/64"), 3, "partial", "netmap", False, "withdraw", False

@@ -50,7 +50,7 @@ def test_recorded_escapes() -> None:
 
 @pytest.mark.parametrize(
     "reason",
-    [b"", b"TEST", b"BOUND", b"BOUND66", b"bound6", b"\n", b"BOUND6\n", b"\xff"],
+    [b"", b"TEST", b"BOUND66", b"bound6", b"\n", b"BOUND6\n", b"\xff"],
 )
 def test_other_reasons_are_nothing(reason: bytes) -> None:
     assert not reasons.relevant(b"interface=wan0\0reason=" + reason + b"\0new_reason=BOUND6\0")
@@ -59,10 +59,19 @@ def test_other_reasons_are_nothing(reason: bytes) -> None:
 @pytest.mark.parametrize(("text", "yes"), [
     (b"", False), (b"[iptables]\njumps = true", False), (b"# no table here", False),
     (b"table = 200", True), (b"table=200", True), (b'"table"\t= 200', True),
-    (b"a = {interface = 'x', 'table' = 200}", True),
+    (b"a = {interface = 'x', 'table' = 200}", True), (b'source = "onlink"', True),
 ])
 def test_a_router_advertisement_matters_where_there_is_a_table(text: bytes, yes: bool) -> None:
-    assert reasons.follows_routers(text) == yes
+    assert reasons.rarely(b"reason=ROUTERADVERT\0")
+    assert reasons.cares(b"reason=ROUTERADVERT\0", text) == yes
+
+
+@pytest.mark.parametrize("reason", [b"BOUND", b"RENEW", b"EXPIRE", b"STOP"])
+def test_an_ipv4_lease_matters_where_there_is_a_tunnel(reason: bytes) -> None:
+    block = b"reason=" + reason + b"\0"
+    assert reasons.relevant(block) and reasons.rarely(block)
+    assert reasons.cares(block, b"[tunnel.sit1]")
+    assert not reasons.cares(block, b"[uplink.wan]\ntable = 200")
 
 
 def test_the_reason_is_the_first_one_for_everybody() -> None:

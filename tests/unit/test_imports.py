@@ -26,7 +26,8 @@ ALLOWED: dict[str, set[str]] = {
     "events": {"errors", "model", "prefix", "reasons"},
     "transition": {"errors", "marks", "model"},
     "keys": {"errors", "model", "prefix", "marks"},
-    "config": {"errors", "keys", "marks", "model", "prefix"},
+    "reading": {"errors", "keys", "prefix"},
+    "config": {"errors", "keys", "layout.config", "marks", "model", "prefix", "reading"},
     "usable": {"model"},
     "desired": {"model", "prefix", "usable"},
     "steering": {"marks", "model", "prefix", "usable"},
@@ -38,8 +39,20 @@ ALLOWED: dict[str, set[str]] = {
     "nat.gate": {"model", "nat.table"},
     "nat.netmap": {"model", "nat.table", "prefix"},
     "nat.stateless": {"marks", "model", "nat.table", "prefix"},
+    # the layout: what there is beside the translation
+    "layout": set(),
+    "layout.model": {"model"},
+    "layout.keys": {"errors", "keys", "layout.model", "prefix"},
+    "layout.config": {"layout.keys", "layout.model", "model", "prefix", "reading"},
+    "layout.draft": {"layout.model", "model", "prefix"},
+    "layout.sources": {"errors", "events", "layout.draft", "layout.model", "model", "prefix",
+                       "transition"},
+    "layout.traces": {"layout.model"},
+    "layout.laying": {"errors", "kernel.rtlink", "kernel.rtnl", "kernel.sysctl", "layout.model"},
+    "layout.steps": {"errors", "kernel.rtlink", "kernel.rtnl", "layout", "layout.draft",
+                     "layout.laying", "layout.model", "layout.sources", "model"},
     # files and lines
-    "state": {"errors", "keys", "model"},
+    "state": {"errors", "keys", "layout", "layout.model", "layout.traces", "model"},
     "document": {"config", "errors", "kernel.rttables", "model", "state"},
     "log": set(),
     "legacy": {"errors", "model", "prefix", "transition"},
@@ -57,6 +70,7 @@ ALLOWED: dict[str, set[str]] = {
     "counters": set(),
     # the only orchestrator, and what calls it
     "reconciler": {"conntrack", "counters", "desired", "document", "errors", "events",
+                   "layout.sources", "layout.steps",
                    "kernel.link", "kernel.process", "kernel.rtnl", "legacy", "log", "model", "nat",
                    "prefix",
                    "reasons", "report", "routing", "state", "steering", "transition"},
@@ -68,13 +82,16 @@ ALLOWED: dict[str, set[str]] = {
     "": set(),
     "kernel": set(),
     **{name: {"errors", "kernel.ip6tables", "kernel.retry", "kernel.rtnl", "kernel.xtables",
-              "model"} for name in KERNEL},
+              "layout.model", "model"} for name in KERNEL},
 }
 """room -> the rooms that it may import, also inside a function. "" is pdreactor itself."""
 
 PURE = {"errors", "reasons", "model", "marks", "prefix", "events", "transition", "keys", "config",
         "usable", "desired", "steering", "npt", "translate", "nat.table", "nat.gate", "nat.netmap",
-        "nat.stateless", "nat.chains", "nat.words", "nat.stay", "kernel.xtables", "metrics"}
+        "nat.stateless", "nat.chains", "nat.words", "nat.stay", "kernel.xtables", "metrics",
+        "reading",
+        "layout", "layout.model", "layout.keys", "layout.config", "layout.draft", "layout.sources",
+        "layout.traces"}
 IMPURE = {"os", "socket", "fcntl", "subprocess", "time", "select", "signal", "threading",
           "logging", "ctypes", "urllib", "shutil", "pathlib", "syslog", "random"}
 
@@ -96,7 +113,7 @@ def imports(room: str, path: Path) -> Iterator[str]:
     """Absolute names of all imports of a room, wherever they stand."""
     package = room if path.stem == "__init__" else room.rpartition(".")[0]
     base = ["pdreactor", *(package.split(".") if package else [])]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in _walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -106,6 +123,15 @@ def imports(room: str, path: Path) -> Iterator[str]:
                 inner = f"{module}.{alias.name}"
                 known = inner.partition(".")[2] in rooms() and inner.startswith("pdreactor.")
                 yield inner if known else module
+
+
+def _walk(node: ast.AST) -> Iterator[ast.AST]:
+    """What is executed: names for the type checker only are no imports."""
+    if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+        return
+    yield node
+    for inner in ast.iter_child_nodes(node):
+        yield from _walk(inner)
 
 
 def inside(room: str, path: Path) -> set[str]:

@@ -1,0 +1,240 @@
+"""The layout in the kernel: observe, diff, apply. Links are known as ours by their alias, what else
+we put there by what the state remembers; nothing else is touched."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from ..errors import KernelError, PdreactorError
+from ..kernel import rtlink, sysctl
+from ..kernel.rtnl import Rtnl
+from .model import Address, Layout, Link, Neighbour, Seen, SeenLink, Traces
+
+TOLERANCE = 5
+"""Seconds by which the ends of lifetimes may differ: the kernel counts in its own way."""
+
+
+class Observed(NamedTuple):
+    """What the kernel has, whosever it is."""
+
+    links: dict[str, SeenLink]
+    addresses: tuple[Address, ...]
+    neighbours: tuple[Neighbour, ...]
+    seen: Seen
+
+
+class Change(NamedTuple):
+    """What to do; empty when all is as desired."""
+
+    make: tuple[Link, ...] = ()
+    change: tuple[Link, ...] = ()
+    delete: tuple[str, ...] = ()
+    put: tuple[Address, ...] = ()
+    take: tuple[Address, ...] = ()
+    answer: tuple[Neighbour, ...] = ()
+    silence: tuple[Neighbour, ...] = ()
+    sysctls: tuple[tuple[str, str], ...] = ()
+    restore: tuple[tuple[str, str], ...] = ()
+    strangers: tuple[str, ...] = ()  # names of links that we would make, and others have made
+
+    def __bool__(self) -> bool:
+        return any(self[:-1])
+
+
+def observe(rtnl: Rtnl) -> Observed:
+    """What the kernel has."""
+    links = rtlink.links(rtnl)
+    accept_ra = {name: sysctl.get(f"conf/{name}/accept_ra") for name in links}
+    seen = Seen(links, rtlink.ipv4(rtnl), {k: v for k, v in accept_ra.items() if v is not None})
+    return Observed(links, tuple(rtlink.addresses(rtnl)), tuple(rtlink.neighbours(rtnl)), seen)
+
+
+# ---- diff --------------------------------------------------------------------------------------
+
+
+def plan(observed: Observed, layout: Layout, traces: Traces, *, manage: bool, now: int) -> Change:
+    """What it takes to get from what the kernel has to the layout."""
+    wanted = {link.name: link for link in layout.links}
+    there = observed.links
+    strangers = tuple(name for name in wanted if name in there and not there[name].ours)
+    ours = {name for name, one in there.items() if one.ours}
+    gone = tuple(sorted(ours - wanted.keys()))
+    usable = (there.keys() | wanted.keys()) - set(gone)
+    put, take = _addresses(observed, layout, traces, usable, now)
+    answer, silence = _neighbours(observed, layout, traces, usable)
+    sysctls, restore = _sysctls(layout, traces, manage)
+    return Change(
+        make=tuple(link for name, link in wanted.items() if name not in there),
+        change=tuple(link for name, link in wanted.items() if name in ours
+                     and not _same(there[name], link)),
+        delete=gone,
+        put=put,
+        take=take,
+        answer=answer,
+        silence=silence,
+        sysctls=sysctls,
+        restore=restore,
+        strangers=strangers,
+    )
+
+
+def _same(seen: SeenLink, wanted: Link) -> bool:
+    found = seen.link if wanted.mtu else seen.link._replace(mtu=0)
+    return seen.up and found == wanted
+
+
+def _key(one: Address) -> tuple[str, str]:
+    return one.interface, f"{one.address}/{one.length}"
+
+
+def _addresses(observed: Observed, layout: Layout, traces: Traces, usable: set[str],
+               now: int) -> tuple[tuple[Address, ...], tuple[Address, ...]]:
+    there = {_key(one): one for one in observed.addresses}
+    wanted = {_key(one): one for one in layout.addresses if one.interface in usable}
+    spare = [there[key] for key in traces.placed if key in there and key not in wanted]
+    put = [one for key, one in wanted.items()
+           if key not in there or not _lasts_as_long(there[key], one, now)]
+    return tuple(put), tuple(spare)
+
+
+def _lasts_as_long(seen: Address, wanted: Address, now: int) -> bool:
+    return (_near(seen.valid_until, wanted.valid_until, now)
+            and _near(seen.preferred_until, wanted.preferred_until, now))
+
+
+def _near(one: int | None, other: int | None, now: int) -> bool:
+    if one is None or other is None:
+        return one is other
+    return abs(max(one, now) - max(other, now)) <= TOLERANCE
+
+
+def _neighbours(observed: Observed, layout: Layout, traces: Traces,
+                usable: set[str]) -> tuple[tuple[Neighbour, ...], tuple[Neighbour, ...]]:
+    there = set(observed.neighbours)
+    wanted = {one: None for one in layout.neighbours if one.interface in usable}
+    ours = set(traces.proxied)
+    spare = [one for one in observed.neighbours
+             if (one.interface, str(one.address)) in ours and one not in wanted]
+    return tuple(one for one in wanted if one not in there), tuple(spare)
+
+
+Settings = tuple[tuple[str, str], ...]
+
+
+def _sysctls(layout: Layout, traces: Traces, manage: bool) -> tuple[Settings, Settings]:
+    wanted = dict(layout.sysctls) if manage else {}
+    given = {key: value for key, value in wanted.items() if sysctl.get(key) not in (value, None)}
+    back = [(key, value) for key, value in traces.sysctls
+            if key not in wanted and sysctl.get(key) not in (value, None)]
+    return tuple(given.items()), tuple(back)
+
+
+def unset(layout: Layout) -> list[str]:
+    """What there is to say of sysctls that are not managed."""
+    return [f"sysctl net.ipv6.{key.replace('/', '.')} is {found}, and {value} is needed: set it, "
+            f"or let [sysctl] do so"
+            for key, value in layout.sysctls if (found := sysctl.get(key)) not in (value, None)]
+
+
+# ---- traces ------------------------------------------------------------------------------------
+
+
+def before(traces: Traces, change: Change) -> Traces:
+    """What to remember before a change is made: what is put there now is ours."""
+    placed = dict.fromkeys((*traces.placed, *map(_key, change.put)))
+    entries = ((one.interface, str(one.address)) for one in change.answer)
+    known = dict(traces.sysctls)
+    values = {key: sysctl.get(key) or "0" for key, _ in change.sysctls if key not in known}
+    return traces._replace(
+        placed=tuple(placed), proxied=tuple(dict.fromkeys((*traces.proxied, *entries))),
+        sysctls=tuple({**values, **known}.items()))
+
+
+def after(traces: Traces, layout: Layout, change: Change) -> Traces:
+    """What to remember once it is made."""
+    wanted = {_key(one) for one in layout.addresses}
+    entries = {(one.interface, str(one.address)) for one in layout.neighbours}
+    back = {key for key, _ in change.restore}
+    return traces._replace(
+        placed=tuple(key for key in traces.placed if key in wanted),
+        proxied=tuple(key for key in traces.proxied if key in entries),
+        sysctls=tuple(one for one in traces.sysctls if one[0] not in back),
+        slices=layout.slices)
+
+
+# ---- apply -------------------------------------------------------------------------------------
+
+Errors = list[PdreactorError]
+
+
+def lay_links(rtnl: Rtnl, change: Change, failed: Errors) -> None:
+    """Links come first: everything else may be on them. What fails does not keep the rest from
+    being done; it is put into ``failed``."""
+    failed += [KernelError(f"link {name} is there and not ours: give the tunnel another name, or "
+                           f"remove that link") for name in change.strangers]
+    _all(change.make, lambda link: rtlink.make(rtnl, link), failed)
+    _all(change.change, lambda link: rtlink.change(rtnl, link), failed)
+
+
+def lay_addresses(rtnl: Rtnl, change: Change, failed: Errors) -> None:
+    """New ones before old ones go. Routes that need them come after."""
+    for key, value in change.sysctls:
+        _all([(key, value)], lambda one: sysctl.set_(*one), failed)
+    _all(change.put, lambda one: rtlink.put(rtnl, [one]), failed)
+    _all(change.take, lambda one: rtlink.take(rtnl, [one]), failed)
+
+
+def lay_rest(rtnl: Rtnl, change: Change, failed: Errors) -> None:
+    """Neighbours; and links that nobody wants any more."""
+    _all(change.answer, lambda one: rtlink.answer(rtnl, "add", [one]), failed)
+    _all(change.silence, lambda one: rtlink.answer(rtnl, "del", [one]), failed)
+    _all(change.delete, lambda name: rtlink.delete(rtnl, name), failed)
+    _all(change.restore, lambda one: sysctl.set_(*one), failed)
+
+
+def _all(items: Iterable[Any], do: Callable[[Any], object], failed: Errors) -> None:
+    for one in items:
+        try:
+            do(one)
+        except PdreactorError as exc:
+            failed.append(exc)
+
+
+# ---- for people --------------------------------------------------------------------------------
+
+MOST_WORDS = 20
+
+
+def words(change: Change) -> list[str]:
+    """The change, a line each; many addresses are counted."""
+    lines = [f"add link {_link(one)}" for one in change.make]
+    lines += [f"change link to {_link(one)}" for one in change.change]
+    lines += [f"set net.ipv6.{key.replace('/', '.')} = {value}" for key, value in change.sysctls]
+    lines += _some("put", [_address(one) for one in change.put])
+    lines += _some("remove", [_address(one) for one in change.take])
+    lines += _some("answer for", [_neighbour(one) for one in change.answer])
+    lines += _some("answer no longer for", [_neighbour(one) for one in change.silence])
+    lines += [f"remove link {name}" for name in change.delete]
+    return lines + [f"set net.ipv6.{key.replace('/', '.')} = {value} again"
+                    for key, value in change.restore]
+
+
+def _some(verb: str, found: list[str]) -> list[str]:
+    lines = [f"{verb} {one}" for one in found[:MOST_WORDS]]
+    more = len(found) - MOST_WORDS
+    return [*lines, f"{verb} {more} more like that"] if more > 0 else lines
+
+
+def _link(one: Link) -> str:
+    if one.kind != "sit":
+        return f"{one.name} of kind {one.kind}"
+    sixrd = f", 6rd {one.sixrd[0]} with {one.sixrd[1]}" if one.sixrd else ""
+    return (f"{one.name} of kind sit, local {one.local or 'any'}, remote {one.remote or 'any'}, "
+            f"ttl {one.ttl}, mtu {one.mtu}{sixrd}")
+
+
+def _address(one: Address) -> str:
+    return f"address {one.address}/{one.length} on {one.interface}"
+
+
+def _neighbour(one: Neighbour) -> str:
+    return f"{one.address} on {one.interface}"
