@@ -34,6 +34,8 @@ DEAD = 0x1 | 0x10
 ONLINK = 0x4
 PREFERENCES = {1: 1, 3: -1}
 """RTA_PREF: linux/icmpv6.h ICMPV6_ROUTER_PREF_HIGH and _LOW; all else is medium, 0."""
+INVERT = 0x2
+"""linux/fib_rules.h FIB_RULE_INVERT."""
 UNREACHABLE_RULE = 7
 """linux/fib_rules.h FR_ACT_UNREACHABLE."""
 NEVER = 0xFFFFFFFF
@@ -54,6 +56,7 @@ class SeenRule(NamedTuple):
 
     rule: Rule
     protocol: int
+    inverted: bool = False  # FIB_RULE_INVERT: it is for all that does not match
 
 
 class Rtnl:
@@ -98,7 +101,7 @@ class Rtnl:
                         _network(message.get_attr("FRA_DST"), message["dst_len"]),
                         message.get_attr("FRA_IIFNAME") or "", (mark, mask),
                         message.get_attr("FRA_TABLE") or message["table"], suppress == 0)
-            yield SeenRule(rule, _protocol(message))
+            yield SeenRule(rule, _protocol(message), bool(message["flags"] & INVERT))
 
     def index(self, interface: str) -> int:
         """The number of an interface; 0 when it does not exist."""
