@@ -121,6 +121,7 @@ def _add_verbs(verbs: Any) -> None:
     watch = _add(verbs, _watch, "watch", "stay, and make a pass whenever it is time")
     watch.add_argument("--metrics", metavar="FILE",
                        help="keep this file for Prometheus (status --format prometheus)")
+    _with_json(_add(verbs, _doctor, "doctor", "what here would keep it from working, with the fix"))
     flush = _add(verbs, _flush, "flush", "remove everything of pdreactor from the kernel")
     flush.add_argument("--forget", action="store_true", help="and remove the state")
 
@@ -202,6 +203,19 @@ def _check(options: argparse.Namespace) -> int:
     return EX_OK
 
 
+def _doctor(options: argparse.Namespace) -> int:
+    from . import doctor
+
+    wrong: tuple[str, ...] = ()
+    try:
+        config = _config(options)
+    except ConfigError as exc:
+        config, wrong = _defaults(exc.path, options), exc.mistakes
+    told = doctor.examine(config, wrong)
+    print(json.dumps(told, indent=2) if options.json else "\n".join(doctor.lines(told)))
+    return EX_OK if told["ok"] else 1
+
+
 def _translate(options: argparse.Namespace) -> int:
     """Asks the state, and not the kernel: no firewall backend is needed for it."""
     config = _config(options)
@@ -277,9 +291,14 @@ def _flush(options: argparse.Namespace) -> int:
         config = _config(options)
     except ConfigError as exc:
         log.warning(f"the configuration cannot be used ({exc.mistakes[0]}): flushing by defaults")
-        config = Config(exc.path, options.state_dir or "/var/lib/pdreactor", (), ())
+        config = _defaults(exc.path, options)
     reconciler.flush(config, forget=options.forget)
     return EX_OK
+
+
+def _defaults(path: str, options: argparse.Namespace) -> Config:
+    """What stands in for a configuration that cannot be used."""
+    return Config(path, options.state_dir or "/var/lib/pdreactor", (), ())
 
 
 def _named(config: Config, name: str) -> Uplink:
