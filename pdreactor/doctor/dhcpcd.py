@@ -5,7 +5,7 @@ What it does with each option: dhcpcd.conf(5), and its sources (if-options.c) fo
 
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
-from os.path import basename, commonpath
+from posixpath import basename, commonpath
 
 from ..errors import Refused
 from ..keys import KNOWN
@@ -124,7 +124,7 @@ def _asked(facts: Facts, uplink: Uplink, option: Option) -> Iterator[Finding]:
 
 
 def anonymous(facts: Facts) -> Iterator[Finding]:
-    """With anonymity profiles (RFC 7844) BOUND6 comes without variables (seen with 9.4.1, 10.3.2)."""
+    """RFC 7844: with it BOUND6 comes without variables (seen with 9.4.1 and 10.3.2)."""
     seen = set()
     for _, options in learning(facts):
         for one in options:
@@ -134,7 +134,7 @@ def anonymous(facts: Facts) -> Iterator[Finding]:
                               _at(one), "take anonymous away for the uplink")
 
 
-# ---- the way to the hook ---------------------------------------------------------------------------
+# ---- the way to the hook -------------------------------------------------------------------
 
 
 def hook(facts: Facts) -> Iterator[Finding]:
@@ -183,8 +183,8 @@ def _by_script(facts: Facts, script: Option) -> Iterator[Finding]:
                       "delete the line where the hook file is installed; it does the same")
         return
     yield Finding(WARNING if facts.hooks else ERROR,
-                  f"dhcpcd runs {shown(script.value)} and no hook file: pdreactor is called only if "
-                  f"that does so", _at(script),
+                  f"dhcpcd runs {shown(script.value)} and no hook file: pdreactor is called only "
+                  f"if that does so", _at(script),
                   "delete the line, or have that script run pdreactor-hook once")
 
 
@@ -203,7 +203,7 @@ def _skipped(facts: Facts) -> Iterator[Finding]:
                                   f"out of nohook")
 
 
-# ---- the sandbox -----------------------------------------------------------------------------------
+# ---- the sandbox ---------------------------------------------------------------------------
 
 
 def sandbox(facts: Facts) -> Iterator[Finding]:

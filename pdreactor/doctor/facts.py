@@ -84,13 +84,13 @@ class TheirRule(NamedTuple):
 class Interface(NamedTuple):
     """An interface of this machine."""
 
-    index: int
+    number: int
     direct: bool = False  # a point-to-point link
     addresses: tuple[IPv6Address, ...] = ()
     ipv4: bool = False  # it has an IPv4 address
 
 
-# ---- dhcpcd, services ------------------------------------------------------------------------------
+# ---- dhcpcd, services ----------------------------------------------------------------------
 
 
 class Option(NamedTuple):
@@ -141,6 +141,7 @@ class Facts(NamedTuple):
     refused: str = ""  # what the kernel says of the translation's kind of rule; "" if it takes it
     modules: frozenset[str] = frozenset()  # of the kernel, there or to be loaded
     chains: tuple[Chain, ...] = ()
+    flowtables: tuple[str, ...] = ()  # of nftables: flows offloaded past all rules
     routes: tuple[TheirRoute, ...] = ()
     rules: tuple[TheirRule, ...] = ()
     options: tuple[Option, ...] | None = None  # dhcpcd.conf; None: there is none

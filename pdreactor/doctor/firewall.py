@@ -6,10 +6,11 @@ of a packet here.
 
 from collections.abc import Iterator
 from ipaddress import IPv6Network
+from typing import NamedTuple
 
 from ..model import Config, Translation
 from .facts import ERROR, WARNING, Chain, Facts, Finding
-from .machine import by_nftables, tracked
+from .machine import by_nftables, legacy, tracked
 from .packet import Packet, index, outcomes
 
 OURS_NFT, OURS_IP6TABLES = 95, 100
@@ -45,41 +46,41 @@ def first(facts: Facts) -> Iterator[Finding]:
     """NAT of others that sees the flow before ours does: the first that translates decides."""
     said = set()
     for name, translation in _served(facts.config):
-        if translation.mode == "rfc6296":
-            continue
         packet = Packet(oif=name, saddr=translation.internal)
-        for chain in _before(facts, translation):
+        for chain, sooner in _before(facts, translation):
             found = outcomes(chain, packet, index(facts.chains), ours(facts.config))
             if "nat" not in found or (chain, name) in said:
                 continue
             said.add((chain, name))
-            sure = found == {"nat"}
+            sure = sooner and found == {"nat"}
             yield Finding(
                 ERROR if sure else WARNING,
                 f"this chain {'rewrites' if sure else 'may rewrite'} sources that leave {name} "
                 f"before pdreactor can translate them", str(chain),
                 f"leave {translation.internal} out of its masquerade and snat rules"
-                + ("" if translation.mode == "stateless" else
-                   f", or give the chain a priority above {_priority(facts.config)}"))
+                + (f", or give the chain a priority above {_priority(facts.config)}"
+                   if chain.program == "nft" and translation.mode == "netmap" else ""))
 
 
-def _before(facts: Facts, translation: Translation) -> Iterator[Chain]:
+def _before(facts: Facts, translation: Translation) -> Iterator[tuple[Chain, bool]]:
+    """Chains that come before ours; False for one of the same priority: of those the last to be
+    registered comes first. Mode rfc6296 is not tracked, so the hooks of NAT do not see it."""
+    ours_is, limit = _program(facts), _priority(facts.config)
     for chain in facts.chains:
-        if chain.type != "nat" or chain.hook != "postrouting":
+        if (chain.type, chain.hook) != ("nat", "postrouting") or translation.mode == "rfc6296":
             continue
-        nft = chain.program == "nft"
-        if translation.mode == "stateless":
-            yield chain
-        elif by_nftables(facts.config):
-            if chain.priority <= OURS_NFT:
-                yield chain
-        elif nft and chain.priority < OURS_IP6TABLES or not nft and _same(facts, chain):
-            yield chain
+        jumps = any(step.target in ours(facts.config) for step in chain.steps)
+        if translation.mode == "stateless" or jumps or chain.priority < limit:
+            yield chain, True
+        elif chain.priority == limit and chain.program != ours_is:
+            yield chain, False
 
 
-def _same(facts: Facts, chain: Chain) -> bool:
-    """Whether this is the built-in chain that jumps to ours."""
-    return any(step.target in ours(facts.config) for step in chain.steps)
+def _program(facts: Facts) -> str:
+    """Who shows the chain that ours is called from; its jump to ours is put at its head."""
+    if by_nftables(facts.config):
+        return ""
+    return "ip6tables-legacy-save" if legacy(facts) else "ip6tables-nft-save"
 
 
 def _priority(config: Config) -> int:
@@ -92,55 +93,55 @@ def ours(config: Config) -> frozenset[str]:
     return frozenset({dnat, snat, f"{dnat}_out", f"{snat}_in", f"{snat}_guard"})
 
 
-# ---- who drops -----------------------------------------------------------------------------------
+# ---- who drops ---------------------------------------------------------------------------------
+
+
+class Way(NamedTuple):
+    """A packet that has to get through, and what would accept it, for nft and for ip6tables."""
+
+    packet: Packet
+    nft: str
+    ip6tables: str
 
 
 def forward(facts: Facts) -> Iterator[Finding]:
     """Chains of the hook forward that drop all that the LAN sends out, or all answers."""
     for name, translation in _served(facts.config):
-        lan = _lan(facts, translation.internal)
-        ways = [
-            ("new flows from", Packet(lan, name, translation.internal, None, _new(translation)),
-             _accepting(f'iifname "{lan or "LAN"}" oifname "{name}"', translation)),
-            ("answers to", Packet(name, lan, None, translation.internal, _running(translation)),
-             "ct state established,related accept" if translation.mode != "rfc6296"
-             else "ct state untracked accept"),
-        ]
-        for what, packet, rule in ways:
-            yield from _dropped(facts, packet, ERROR,
-                                f"drops all {what} {translation.internal} by {name}",
-                                f"accept them there: {rule}")
+        net, lan = translation.internal, _lan(facts, translation.internal)
+        out = Way(Packet(lan, name, net, None, _new(translation)),
+                  f'ip6 saddr {net} oifname "{name}"', f"-s {net} -o {name}")
+        back = Way(Packet(name, lan, None, net, _running(translation)),
+                   "ct state established,related", "-m conntrack --ctstate ESTABLISHED,RELATED")
+        if translation.mode == "rfc6296":
+            back = back._replace(nft="ct state untracked",
+                                 ip6tables="-m conntrack --ctstate UNTRACKED")
+        yield from _dropped(facts, out, ERROR, f"drops all new flows from {net} by {name}")
+        yield from _dropped(facts, back, ERROR, f"drops all answers to {net} by {name}")
 
 
 def hairpin(facts: Facts) -> Iterator[Finding]:
     """Chains of the hook forward that drop what hosts of the LAN send each other by external
     addresses: such a packet leaves by an internal interface again."""
     for translation in facts.config.translations:
-        if not translation.hairpin:
+        net, lan = translation.internal, _lan(facts, translation.internal)
+        if not translation.hairpin or lan is None:
             continue
-        lan, net = _lan(facts, translation.internal), translation.internal
-        if lan is None:
-            continue
-        status = frozenset({"dnat"}) if translation.mode == "netmap" else frozenset[str]()
-        packet = Packet(lan, lan, net, net, _new(translation), status)
-        rule = "ct status dnat accept" if translation.mode == "netmap" else _accepting(
-            f"ip6 daddr {net}", translation)
-        yield from _dropped(facts, packet, WARNING,
-                            f"drops what hosts of {net} send each other by their external "
-                            f"addresses (hairpin)",
-                            f"accept it there: {rule}; or set hairpin = false")
+        way = Way(Packet(lan, lan, net, net, _new(translation)),
+                  f"ip6 saddr {net} ip6 daddr {net}", f"-s {net} -d {net}")
+        if translation.mode == "netmap":
+            way = Way(way.packet._replace(status=frozenset({"dnat"})), "ct status dnat",
+                      "-m conntrack --ctstate DNAT")
+        yield from _dropped(facts, way, WARNING, f"drops what hosts of {net} send each other by "
+                                                 f"their external addresses (hairpin)")
 
 
-def _dropped(facts: Facts, packet: Packet, severity: str, what: str, fix: str) -> Iterator[Finding]:
+def _dropped(facts: Facts, way: Way, severity: str, what: str) -> Iterator[Finding]:
     for chain in facts.chains:
         if chain.hook == "forward" and chain.type == "filter" and outcomes(
-                chain, packet, index(facts.chains), ours(facts.config)) == {"drop"}:
-            yield Finding(severity, f"this chain {what}", str(chain), fix)
-
-
-def _accepting(selector: str, translation: Translation) -> str:
-    state = " ct state untracked" if translation.mode == "rfc6296" else ""
-    return f"{selector}{state} accept"
+                chain, way.packet, index(facts.chains), ours(facts.config)) == {"drop"}:
+            rule = (f"{way.nft} accept" if chain.program == "nft" else
+                    f"-A {chain.name} {way.ip6tables} -j ACCEPT")
+            yield Finding(severity, f"this chain {what}", str(chain), f"accept them there: {rule}")
 
 
 def _new(translation: Translation) -> str:

@@ -11,13 +11,15 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from glob import glob
 from ipaddress import IPv6Address
+from typing import NamedTuple
 
 from ..errors import BackendMissing, KernelError, PdreactorError
 from ..kernel import ip6tables, link, probe
-from ..model import Config
+from ..model import Config, State
 from ..state import load
+from ..transition import EMPTY
 from . import conf, iptables, nftables
-from .facts import Chain, Directory, Facts, Interface, TheirRoute, TheirRule, Unit
+from .facts import Chain, Directory, Facts, Interface, Option, TheirRoute, TheirRule, Unit
 
 MODULES = ("nftables", "pyroute2", "structlog", "tenacity", "iptc")
 PROGRAMS = ("nft", "ip6tables", "ip6tables-restore", "dhcpcd")
@@ -44,8 +46,9 @@ def facts(config: Config, mistakes: tuple[str, ...] = (), root: str = "/") -> Fa
     look = _Files(root)
     programs = {name: probe.path_of(name, os.environ.get("PATH", "")) for name in PROGRAMS}
     names = [uplink.interface for uplink in config.uplinks]
-    chains, refused = _firewall(config)
+    wall = _firewall(config)
     routes, rules = _routes()
+    known = _state(config)
     return Facts(
         config=config,
         mistakes=mistakes,
@@ -53,17 +56,18 @@ def facts(config: Config, mistakes: tuple[str, ...] = (), root: str = "/") -> Fa
         settings=dict(_settings(look, names)),
         interfaces=_interfaces(),
         now=int(time.time()),
-        past=_past(config),
-        told=_told(config),
+        past=_past(known),
+        told=_told(known),
         state=_directory(config.state_dir),
         lacking=probe.lacking(MODULES),
         programs=frozenset(name for name, path in programs.items() if path),
         nft=probe.version(probe.said(programs["nft"], "--version")),
         dhcpcd=probe.version(probe.said(programs["dhcpcd"], "--version")),
         variant=_variant(),
-        refused=refused,
+        refused=wall.refused,
         modules=_modules(look),
-        chains=chains,
+        chains=wall.chains,
+        flowtables=wall.flowtables,
         routes=routes,
         rules=rules,
         options=_options(look, programs["dhcpcd"]),
@@ -121,21 +125,30 @@ def _interfaces() -> dict[str, Interface]:
                             probe.has_ipv4(name)) for name, number in numbers.items()}
 
 
-def _firewall(config: Config) -> tuple[tuple[Chain, ...], str]:
+class _Firewall(NamedTuple):
+    chains: tuple[Chain, ...]
+    flowtables: tuple[str, ...] = ()
+    refused: str = ""
+
+
+def _firewall(config: Config) -> _Firewall:
     """Chains of all programs, and what the kernel has against our translation."""
-    saved = [chain for program in SAVES for chain in iptables.chains(
-        probe.said(probe.path_of(program, os.environ.get("PATH", ""))), program)]
+    path = os.environ.get("PATH", "")
+    saved = tuple(chain for program in SAVES
+                  for chain in iptables.chains(probe.said(probe.path_of(program, path)), program))
     hidden = {f"ip6 {one.table}" for one in saved if one.program == SAVES[0]}
+    wanted = config.backend in ("auto", "nftables") and any(
+        one.mode == "netmap" for one in config.translations)
     try:
         nft = probe.Probe()
-        wanted = config.backend in ("auto", "nftables") and any(
-            one.mode == "netmap" for one in config.translations)
         refused = nft.refusal(TRIAL) if wanted else ""
-        return (*nftables.chains(nft.ruleset(), hidden), *saved), refused
+        objects = nft.ruleset()
     except BackendMissing:
-        return tuple(saved), ""  # its package is missing: a finding of its own
+        return _Firewall(saved)  # its package is missing: a finding of its own
     except KernelError as exc:
-        return tuple(saved), str(exc)
+        return _Firewall(saved, refused=str(exc))
+    return _Firewall((*nftables.chains(objects, hidden), *saved),
+                     tuple(nftables.flowtables(objects)), refused)
 
 
 def _routes() -> tuple[tuple[TheirRoute, ...], tuple[TheirRule, ...]]:
@@ -165,25 +178,23 @@ def _modules(look: _Files) -> frozenset[str]:
 # ---- state -----------------------------------------------------------------------------------
 
 
-def _told(config: Config) -> dict[str, str]:
+def _state(config: Config) -> State:
     try:
-        known, _ = load(config.state_dir, keep=True)
+        return load(config.state_dir, keep=True)[0]
     except PdreactorError:
-        return {}
+        return EMPTY
+
+
+def _told(known: State) -> dict[str, str]:
     newest = {name: max(one.prefixes, key=lambda p: p.updated_at, default=None)
               for name, one in known.uplinks.items()}
     return {name: prefix.reason for name, prefix in newest.items() if prefix is not None}
 
 
-def _past(config: Config) -> int:
+def _past(known: State) -> int:
     """When this program was installed, or something was learned, whichever is later."""
-    times = [int(os.stat(__file__).st_mtime)]
-    try:
-        known, _ = load(config.state_dir, keep=True)
-        times += [p.updated_at for one in known.uplinks.values() for p in one.prefixes]
-    except PdreactorError:
-        pass
-    return max(times)
+    learned = [p.updated_at for one in known.uplinks.values() for p in one.prefixes]
+    return max([int(os.stat(__file__).st_mtime), *learned])
 
 
 def _directory(path: str) -> Directory | None:
@@ -202,7 +213,7 @@ def _directory(path: str) -> Directory | None:
 # ---- dhcpcd and its surroundings ----------------------------------------------------------------
 
 
-def _options(look: _Files, dhcpcd: str) -> tuple[conf.Option, ...] | None:
+def _options(look: _Files, dhcpcd: str) -> tuple[Option, ...] | None:
     """None without dhcpcd: the client is another one then."""
     if not dhcpcd or not look.exists("etc/dhcpcd.conf"):
         return None

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from ipaddress import IPv6Network
+from itertools import pairwise
 
 from .facts import NOTE, WARNING, Facts, Finding
 
@@ -19,8 +20,8 @@ def unique(facts: Facts) -> Iterator[Finding]:
             yield Finding(WARNING, f"{network} is in fc00::/8, which RFC 4193 leaves undefined",
                           facts.config.path, MAKE_ONE)
         elif network.subnet_of(LOCAL) and network.prefixlen >= 48 and not random(network):
-            yield Finding(WARNING, f"{network} was not made at random: another site, that you merge "
-                                   f"with or reach by VPN, is likely to have the same",
+            yield Finding(WARNING, f"{network} was not made at random: another site, one "
+                                   f"reached by VPN for example, is likely to have the same",
                           facts.config.path, MAKE_ONE)
 
 
@@ -28,7 +29,7 @@ def random(network: IPv6Network) -> bool:
     """False when the global ID (40 bits) is obviously made by hand: few different digits, many
     zeros, or digits that count up or down."""
     digits = f"{int(network.network_address) >> 80 & (1 << 40) - 1:010x}"
-    steps = {(int(b, 16) - int(a, 16)) % 16 for a, b in zip(digits, digits[1:], strict=False)}
+    steps = {(int(b, 16) - int(a, 16)) % 16 for a, b in pairwise(digits)}
     counting = steps <= {1} or steps <= {15} or digits in "0123456789012"
     return len(set(digits)) > 3 and digits.count("0") < 5 and not counting
 

@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import pairwise
 
 from .facts import Chain, Marking, Match, Step
 
@@ -92,7 +93,7 @@ def _matches(words: list[str]) -> Iterator[Match]:
 
 def _markings(target: str, words: list[str]) -> Iterator[Marking]:
     """``--set-xmark VALUE/MASK``: bits of MASK are cleared, those of VALUE are then flipped."""
-    given = dict(zip(words, words[1:], strict=False))
+    given = dict(pairwise(words))
     if target not in ("MARK", "CONNMARK"):
         return
     kind = "packet" if target == "MARK" else "flow"

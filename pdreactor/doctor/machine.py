@@ -59,11 +59,12 @@ def advertisements(facts: Facts) -> Iterator[Finding]:
         accepting = facts.settings.get(f"{name}/accept_ra", "2")
         alone = accepting == "0" or (
             accepting == "1" and facts.settings.get(f"{name}/forwarding", "1") == "1")
-        if not alone or _default_by(facts, name) or not _left_to_kernel(facts, name):
+        others = name in (*facts.networkd, *facts.network_manager)
+        if not alone or others or _default_by(facts, name) or not _left_to_kernel(facts, name):
             continue
         yield Finding(
-            ERROR, f"nothing gives {name} a default route: as a router the kernel ignores "
-                   f"router advertisements, and so does dhcpcd",
+            ERROR, f"nothing gives {name} a default route: as a router the kernel ignores router "
+                   f"advertisements" + (", and dhcpcd is told to" if facts.options else ""),
             f"net.ipv6.conf.{name}.accept_ra = {accepting}",
             f"put net.ipv6.conf.{name}.accept_ra = 2 into {SYSCTL_FILE}, then sysctl -p that file")
 
@@ -90,11 +91,15 @@ def kernel(facts: Facts) -> Iterator[Finding]:
     if by_nftables(facts.config) and version and version[:2] < OLDEST_KERNEL:
         yield Finding(ERROR, f"kernel {facts.release} cannot translate prefixes by a map",
                       "uname -r", 'take Linux 5.8 or newer, or firewall.backend = "iptables"')
-    if facts.refused:
+    if facts.refused and by_nftables(facts.config):
         yield Finding(ERROR, f"the kernel or nft refuses what the translation needs: "
                              f"{facts.refused}", "nft --check",
                       "take a kernel with nf_tables, nf_nat and IPv6 NAT "
                       "(CONFIG_NF_TABLES_INET, CONFIG_NFT_NAT) and nft 0.9.5 or newer")
+    if facts.flowtables and any(one.mode == "stateless" for one in facts.config.translations):
+        yield Finding(ERROR, "flows that are offloaded pass by the rules of mode stateless, and "
+                             "leave untranslated", f"nft: flowtable {facts.flowtables[0]}",
+                      'delete the flowtable, or use mode "netmap"')
     yield from _modules(facts)
 
 
@@ -110,7 +115,7 @@ def _modules(facts: Facts) -> Iterator[Finding]:
         return
     modes = {one.mode for one in facts.config.translations}
     wanted = [Needed("xt_NETMAP", "NETMAP")] if "netmap" in modes else []
-    if "netmap" in modes and _legacy(facts):
+    if "netmap" in modes and legacy(facts):
         wanted.append(Needed("ip6table_nat", "the table nat of IPv6"))
     if "rfc6296" in modes:
         wanted.append(Needed("ip6t_NPT", "SNPT and DNPT"))
@@ -122,8 +127,10 @@ def _modules(facts: Facts) -> Iterator[Finding]:
                           '"nftables"')
 
 
-def _legacy(facts: Facts) -> bool:
-    return facts.config.backend == "iptables-legacy" or facts.variant == "legacy"
+def legacy(facts: Facts) -> bool:
+    """Whether the legacy variant of ip6tables translates."""
+    backend = facts.config.backend
+    return backend == "iptables-legacy" or (backend == "iptables" and facts.variant == "legacy")
 
 
 def _version(text: str) -> tuple[int, ...]:
@@ -142,15 +149,15 @@ PACKAGES = {
     "ip6tables": "iptables on Debian, Ubuntu, Arch and Alpine, iptables-nft on Fedora",
 }
 HARD = ("nftables", "pyroute2", "iptc")
-"""Without these a pass fails. Without structlog the log is plainer, without tenacity what the kernel
-cannot take at once is tried only once more."""
+"""Without these a pass fails. Without structlog the log is plainer; without tenacity what the
+kernel cannot take at once is tried only once more."""
 
 
 def packages(facts: Facts) -> Iterator[Finding]:
     """Python modules and programs that are missing for the configured backend."""
     backend = facts.config.backend
     wanted = ["nftables", "pyroute2", "structlog", "tenacity"]
-    if backend == "iptables-legacy" or (backend == "iptables" and facts.variant == "legacy"):
+    if legacy(facts):
         wanted.append("iptc")
     for module in wanted:
         if module in facts.lacking:
@@ -175,9 +182,8 @@ def versions(facts: Facts) -> Iterator[Finding]:
         yield Finding(ERROR, f"nft {shown} knows no prefix translation by a map", "nft --version",
                       "upgrade nftables to 0.9.5 or newer")
     filled = {one.program for one in facts.chains if one.steps and one.program != "nft"}
-    both = {"ip6tables-nft-save", "ip6tables-legacy-save"} <= filled
-    if both:
-        yield Finding(WARNING, "both variants of ip6tables have rules, and all of them are in force",
+    if {"ip6tables-nft-save", "ip6tables-legacy-save"} <= filled:
+        yield Finding(WARNING, "both variants of ip6tables have rules, and all are in force",
                       "ip6tables-nft-save, ip6tables-legacy-save",
                       "keep to one: move the rules of the other, then flush its tables "
                       "(ip6tables-legacy -F, also with -t nat, mangle, raw)")
@@ -215,7 +221,7 @@ def state(facts: Facts) -> Iterator[Finding]:
 def clock(facts: Facts) -> Iterator[Finding]:
     """Lifetimes are counted by it, over reboots."""
     if facts.now < facts.past:
-        yield Finding(WARNING, "the clock is wrong: it is before things that have happened already; "
+        yield Finding(WARNING, "the clock is wrong: it is before what has happened already, and the "
                                "lifetimes of prefixes are counted by it", "date",
                       "set it, and have it set at boot before dhcpcd starts (chrony, "
                       "systemd-timesyncd)")

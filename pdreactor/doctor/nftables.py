@@ -39,6 +39,11 @@ def chains(objects: Objects, hidden: Iterable[str] = ()) -> tuple[Chain, ...]:
     return tuple(head._replace(steps=tuple(steps.get(key, ()))) for key, head in heads.items())
 
 
+def flowtables(objects: Objects) -> list[str]:
+    """Their names."""
+    return [one["flowtable"]["name"] for one in objects if "flowtable" in one]
+
+
 def _priority(value: Any) -> int:
     return value if isinstance(value, int) else 0
 

@@ -1,7 +1,7 @@
 """What a firewall may do to a packet of which not everything is known. Pure.
 
-A rule matches for sure, or may match, or does not; so a chain has several possible outcomes. What is
-not among them cannot happen.
+A rule matches for sure, or may match, or does not; so a chain has several possible outcomes. What
+is not among them cannot happen.
 """
 
 from collections.abc import Iterable, Mapping
@@ -28,8 +28,8 @@ class Packet(NamedTuple):
 
 def outcomes(chain: Chain, packet: Packet, chains: Mapping[tuple[str, str, str], Chain],
              ours: frozenset[str] = frozenset()) -> frozenset[str]:
-    """All that may become of it in this base chain: accept, drop, nat (its source is rewritten), and
-    "ours" where it is handed to a chain of ours."""
+    """All that may become of it in this base chain: accept, drop, nat (its source is rewritten),
+    and "ours" where it is handed to a chain of ours."""
     found = _walk(chain, packet, chains, ours, {}, 0)
     if "continue" in found:
         found = (found - {"continue"}) | {chain.policy}

@@ -81,7 +81,7 @@ def _theirs(facts: Facts) -> Iterator[TheirRule]:
             yield one
 
 
-# ---- who else configures interfaces and routes -----------------------------------------------------
+# ---- who else configures interfaces and routes ---------------------------------------------
 
 
 def networkd(facts: Facts) -> Iterator[Finding]:
