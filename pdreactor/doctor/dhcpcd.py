@@ -220,7 +220,9 @@ def sandbox(facts: Facts) -> Iterator[Finding]:
 
 
 def _below(path: str, directory: str) -> bool:
-    return directory.startswith("/") and commonpath([path, directory]) == directory.rstrip("/")
+    if not directory.startswith("/"):
+        return False
+    return commonpath([path, directory]) == commonpath([directory])
 
 
 def _at(option: Option) -> str:

@@ -140,7 +140,7 @@ def _dropped(facts: Facts, way: Way, severity: str, what: str) -> Iterator[Findi
         if chain.hook == "forward" and chain.type == "filter" and outcomes(
                 chain, way.packet, index(facts.chains), ours(facts.config)) == {"drop"}:
             rule = (f"{way.nft} accept" if chain.program == "nft" else
-                    f"-A {chain.name} {way.ip6tables} -j ACCEPT")
+                    f"-I {chain.name} {way.ip6tables} -j ACCEPT")
             yield Finding(severity, f"this chain {what}", str(chain), f"accept them there: {rule}")
 
 

@@ -17,7 +17,6 @@ from ..errors import BackendMissing, KernelError, PdreactorError
 from ..kernel import ip6tables, link, probe
 from ..model import Config, State
 from ..state import load
-from ..transition import EMPTY
 from . import conf, iptables, nftables
 from .facts import Chain, Directory, Facts, Interface, Option, TheirRoute, TheirRule, Unit
 
@@ -182,7 +181,7 @@ def _state(config: Config) -> State:
     try:
         return load(config.state_dir, keep=True)[0]
     except PdreactorError:
-        return EMPTY
+        return State({})
 
 
 def _told(known: State) -> dict[str, str]:

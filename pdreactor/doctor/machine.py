@@ -221,7 +221,7 @@ def state(facts: Facts) -> Iterator[Finding]:
 def clock(facts: Facts) -> Iterator[Finding]:
     """Lifetimes are counted by it, over reboots."""
     if facts.now < facts.past:
-        yield Finding(WARNING, "the clock is wrong: it is before what has happened already, and the "
+        yield Finding(WARNING, "the clock is wrong: it is before what has happened already; "
                                "lifetimes of prefixes are counted by it", "date",
                       "set it, and have it set at boot before dhcpcd starts (chrony, "
                       "systemd-timesyncd)")

@@ -68,6 +68,22 @@ ALLOWED: dict[str, set[str]] = {
     "report": {"model"},
     "metrics": set(),
     "counters": set(),
+    # doctor: the machine becomes Facts, and judges say what is wrong with them
+    "doctor.facts": {"model"},
+    "doctor.conf": {"doctor.facts"},
+    "doctor.packet": {"doctor.facts"},
+    "doctor.nftables": {"doctor.facts"},
+    "doctor.iptables": {"doctor.facts"},
+    "doctor.machine": {"doctor.conf", "doctor.facts", "model"},
+    "doctor.internal": {"doctor.facts"},
+    "doctor.firewall": {"doctor.facts", "doctor.machine", "doctor.packet", "model"},
+    "doctor.routing": {"doctor.conf", "doctor.facts", "doctor.machine", "model"},
+    "doctor.dhcpcd": {"doctor.conf", "doctor.facts", "errors", "keys", "model", "prefix"},
+    "doctor.gather": {"doctor.conf", "doctor.facts", "doctor.iptables", "doctor.nftables",
+                      "errors", "kernel.ip6tables", "kernel.link", "kernel.probe", "kernel.rtnl",
+                      "model", "state"},
+    "doctor": {"doctor.dhcpcd", "doctor.facts", "doctor.firewall", "doctor.gather",
+               "doctor.internal", "doctor.machine", "doctor.routing", "model"},
     # the only orchestrator, and what calls it
     "reconciler": {"conntrack", "counters", "desired", "document", "errors", "events",
                    "layout.sources", "layout.steps",
@@ -77,21 +93,23 @@ ALLOWED: dict[str, set[str]] = {
     "hook": {"errors", "log", "reasons", "reconciler"},
     "watch": {"counters", "errors", "events", "kernel.dhcpcd", "kernel.notices", "kernel.systemd",
               "log", "model", "nat", "reasons", "reconciler", "state"},
-    "cli": {"", "errors", "hook", "log", "metrics", "model", "nat", "prefix", "reconciler",
+    "cli": {"", "doctor", "errors", "hook", "log", "metrics", "model", "nat", "prefix", "reconciler",
             "report", "state", "translate", "watch"},
     "": set(),
     "kernel": set(),
     **{name: {"errors", "kernel.ip6tables", "kernel.retry", "kernel.rtnl", "kernel.xtables",
               "layout.model", "model"} for name in KERNEL},
+    "kernel.probe": {"errors", "kernel.ip6tables", "kernel.nft"},
 }
 """room -> the rooms that it may import, also inside a function. "" is pdreactor itself."""
 
 PURE = {"errors", "reasons", "model", "marks", "prefix", "events", "transition", "keys", "config",
         "usable", "desired", "steering", "npt", "translate", "nat.table", "nat.gate", "nat.netmap",
         "nat.stateless", "nat.chains", "nat.words", "nat.stay", "kernel.xtables", "metrics",
-        "reading",
-        "layout", "layout.model", "layout.keys", "layout.config", "layout.draft", "layout.sources",
-        "layout.traces"}
+        "reading", "layout", "layout.model", "layout.keys", "layout.config", "layout.draft",
+        "layout.sources", "layout.traces", "doctor.facts", "doctor.conf", "doctor.packet",
+        "doctor.nftables", "doctor.iptables", "doctor.machine", "doctor.internal",
+        "doctor.firewall", "doctor.routing", "doctor.dhcpcd"}
 IMPURE = {"os", "socket", "fcntl", "subprocess", "time", "select", "signal", "threading",
           "logging", "ctypes", "urllib", "shutil", "pathlib", "syslog", "random"}
 
@@ -233,6 +251,7 @@ NOT_BEFORE_THE_RULES = {
     "pdreactor.conntrack", "pdreactor.routing", "pdreactor.report", "pdreactor.cli",
     "pdreactor.kernel.ct", "pdreactor.kernel.rtnl", "pdreactor.kernel.process",
     "pdreactor.kernel.ip6tables", "pdreactor.kernel.libiptc", "pdreactor.nat.iptables",
+    "pdreactor.doctor", "pdreactor.kernel.probe",
 }
 
 
