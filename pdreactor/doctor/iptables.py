@@ -24,21 +24,21 @@ WHOLE = 0xFFFFFFFF
 
 
 def chains(text: str, program: str) -> tuple[Chain, ...]:
-    """All chains of all tables."""
+    """All chains of all tables. A comment may have line ends in it, so a line may be anything."""
     heads: dict[tuple[str, str], Chain] = {}
     steps: dict[tuple[str, str], list[Step]] = {}
     table = ""
     for line in text.splitlines():
+        words = _split(line)
         if line[:1] == "*":
             table = line[1:].strip()
-        elif line[:1] == ":":
-            name, policy = line[1:].split()[:2]
+        elif line[:1] == ":" and len(words) > 1:
+            name, policy = words[0][1:], words[1]
             hook = name.lower() if name in PRIORITIES.get(table, {}) else ""
             heads[table, name] = Chain(
                 program, table, name, (), hook, "nat" if table == "nat" else "filter",
                 PRIORITIES.get(table, {}).get(name, 0), "drop" if policy == "DROP" else "accept")
-        elif line[:3] == "-A ":
-            words = _split(line)
+        elif words[:1] == ["-A"] and len(words) > 1:
             steps.setdefault((table, words[1]), []).append(_step(words[2:], table))
     return tuple(head._replace(steps=tuple(steps.get(key, ()))) for key, head in heads.items())
 

@@ -32,8 +32,7 @@ def chains(objects: Objects, hidden: Iterable[str] = ()) -> tuple[Chain, ...]:
                 "nft", table, body["name"], (), body.get("hook", ""), body.get("type", ""),
                 _priority(body.get("prio")), body.get("policy") or "accept")
         elif kind == "rule":
-            found = steps.setdefault((table, body["chain"]), [])
-            found += _steps(body.get("expr", ()), table, sets)
+            steps.setdefault((table, body["chain"]), []).extend(_read(body, table, sets))
         else:
             sets[table, body["name"]] = _elements(body.get("elem", ()))
     return tuple(head._replace(steps=tuple(steps.get(key, ()))) for key, head in heads.items())
@@ -46,6 +45,13 @@ def flowtables(objects: Objects) -> list[str]:
 
 def _priority(value: Any) -> int:
     return value if isinstance(value, int) else 0
+
+
+def _read(body: dict[str, Any], table: str, sets: Sets) -> list[Step]:
+    try:
+        return list(_steps(body.get("expr", ()), table, sets))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        return [Step((Match(""),), "accept"), Step((Match(""),), "drop")]  # of a newer nft
 
 
 def _steps(expressions: Iterable[Any], table: str, sets: Sets) -> Iterator[Step]:
@@ -145,8 +151,8 @@ def _vmap(body: dict[str, Any], matches: list[Match]) -> Iterator[Step]:
     for value, verdict in data["set"]:
         (kind, target), *_ = verdict.items()
         word = _word(value)
-        values = frozenset({word}) if key and word else None
-        yield Step((*matches, Match(key, True, values)), kind, target["target"] if target else "")
+        match = Match(key, True, frozenset({word})) if key and word else Match("")
+        yield Step((*matches, match), kind, target["target"] if target else "")
 
 
 # ---- marks -------------------------------------------------------------------------------------

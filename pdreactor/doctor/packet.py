@@ -102,10 +102,17 @@ def _among(key: str, values: frozenset[str], packet: Packet) -> int:
     if key in ("saddr", "daddr"):
         return _inside(packet.saddr if key == "saddr" else packet.daddr, values)
     if key == "state":
-        return MAYBE if packet.state is None else _yes(packet.state in values)
+        return _state(packet, values)
     if key == "status" and values == {"dnat"}:
         return _yes("dnat" in packet.status)
     return MAYBE
+
+
+def _state(packet: Packet, values: frozenset[str]) -> int:
+    """ip6tables' --ctstate takes SNAT and DNAT too."""
+    if packet.state is None or "snat" in values:
+        return MAYBE
+    return _yes(packet.state in values or ("dnat" in values and "dnat" in packet.status))
 
 
 def _yes(truth: bool) -> int:

@@ -523,7 +523,8 @@ def test_a_timer_for_a_gateway_that_nobody_tells_of() -> None:
 
 
 @pytest.mark.parametrize("text", ["fd00::/48", "fd00:0:1::/48", "fd12:3456:789a::/48",
-                                  "fdfe:dcba:9876::/48", "fdaa:aaaa:aaaa::/48", "fdab:abab:abab::/64",
+                                  "fdfe:dcba:9876::/48", "fdaa:aaaa:aaaa::/48",
+                                  "fdab:abab:abab::/64",
                                   "fd01:2345:6789:1::/64"])
 def test_prefixes_made_by_hand(text: str) -> None:
     lan = LAN._replace(internal=IPv6Network(text))
