@@ -173,6 +173,8 @@ def marks(facts: Facts) -> Iterator[Finding]:
     packets, which lead flows to their uplink and hairpins of mode stateless home."""
     config, mask = facts.config, facts.config.ct_mark_mask
     for chain, reached in _reached(facts.chains):
+        if chain.name in ours(config):
+            continue
         kinds = {one.kind for step in chain.steps for one in step.markings if one.bits & mask}
         used = {"flow"} if tracked(config) else set()
         if _packet_mark_used(config, reached):

@@ -165,7 +165,8 @@ class Rtnl:
 
 
 def _network(address: str | None, length: int) -> IPv6Network | None:
-    return IPv6Network((address, length)) if address else None
+    """What a rule is for. The kernel keeps the host bits that a rule of others was made with."""
+    return IPv6Network((address, length), strict=False) if address else None
 
 
 def _name(hop: Any) -> str:

@@ -417,20 +417,23 @@ def test_a_reverse_path_filter_harms_several_uplinks_without_tables() -> None:
     assert found(machine(config=plain, conf=TWO_IN_CONF, chains=(accepts,))) == []
 
 
+WHOLE = 0xFFFFFFFF
+
+
 def marks(kind: str, bits: int, **rest) -> Chain:
     step = Step((), "", "", (Marking(kind, bits),))
     return chain(step, **{"hook": "prerouting", "priority": -100, **rest})
 
 
 @pytest.mark.parametrize(("settings", "mark", "wrong"), [
-    (config(), marks("flow", 0xFFFFFFFF), True),
+    (config(), marks("flow", WHOLE), True),
     (config(), marks("flow", 0xFF), False),
-    (config(), marks("packet", 0xFFFFFFFF), False),
+    (config(), marks("packet", WHOLE), False),
     (TABLES, marks("packet", 0x00100000), True),
-    (TABLES, marks("packet", 0xFFFFFFFF, priority=-150), False),
-    (TABLES, marks("packet", 0xFFFFFFFF, hook="postrouting"), False),
-    (STATELESS, marks("packet", 0xFFFFFFFF), True),
-    (STATELESS, marks("flow", 0xFFFFFFFF), False),
+    (TABLES, marks("packet", WHOLE, priority=-150), False),
+    (TABLES, marks("packet", WHOLE, hook="postrouting"), False),
+    (STATELESS, marks("packet", WHOLE), True),
+    (STATELESS, marks("flow", WHOLE), False),
     (config(LAN, ct_mark_mask=0xF), marks("flow", 0xFF00), False),
 ])
 def test_marks_of_others(settings: Config, mark: Chain, wrong: bool) -> None:
@@ -442,10 +445,12 @@ def test_marks_of_others(settings: Config, mark: Chain, wrong: bool) -> None:
 
 
 def test_a_mark_in_a_chain_that_is_jumped_to() -> None:
-    below = marks("packet", 0xFFFFFFFF)._replace(name="below", hook="")
+    below = marks("packet", WHOLE)._replace(name="below", hook="")
     base = chain(Step((), "jump", "below"), hook="prerouting", priority=-100)
     one(machine(config=TABLES, chains=(base, below)), "mark", "warning", "chain below")
     assert found(machine(config=TABLES, chains=(below,))) == []
+    assert found(machine(config=IPTABLES, chains=(
+        marks("flow", WHOLE)._replace(name="pdreactor_dnat"),))) == []
 
 
 def test_both_variants_of_ip6tables() -> None:
@@ -480,8 +485,8 @@ EARLY = Rule(100, IPv6Network("fd5e::/16"), table=77)
 @pytest.mark.parametrize(("rule", "words"), [
     (TheirRule(Rule(15702, IPv6Network("fd99::/64"), table=77), 3), "routing.priority"),
     (TheirRule(EARLY, 3), "above 15704"),
-    (TheirRule(EARLY._replace(source=None, mark=(0xCA6C, 0xFFFFFFFF)), 3, True), "wg-quick"),
-    (TheirRule(Rule(20000, mark=(1, 0xFFFFFFFF), table=77), 3), "0xffffffff"),
+    (TheirRule(EARLY._replace(source=None, mark=(0xCA6C, WHOLE)), 3, True), "wg-quick"),
+    (TheirRule(Rule(20000, mark=(1, WHOLE), table=77), 3), "0xffffffff"),
 ])
 def test_a_rule_of_somebody_else(rule: TheirRule, words: str) -> None:
     one(with_rules(rule), "rule", "warning", words)

@@ -196,7 +196,8 @@ def m(key: str, *values: str, equal: bool = True) -> Match:
     (m("saddr", "fd99::/16"), NO), (m("saddr", "fd5e:ed00:1234::/64"), MAYBE),
     (m("saddr", "fd00::1-fd00::9"), MAYBE), (m("saddr", "fd99::/16", equal=False), YES),
     (m("daddr", "fd00::/8"), MAYBE), (m("state", "new"), YES), (m("state", "established"), NO),
-    (m("state", "dnat"), NO), (m("state", "snat"), MAYBE), (m("status", "dnat"), NO), (m("status", "snat"), MAYBE), (m("family", "ipv6"), YES),
+    (m("state", "dnat"), NO), (m("state", "snat"), MAYBE), (m("status", "dnat"), NO),
+    (m("status", "snat"), MAYBE), (m("family", "ipv6"), YES),
     (m("family", "ipv4"), NO), (Match(""), MAYBE), (Match("reverse"), MAYBE)])
 def test_a_condition(condition: Match, expected: int) -> None:
     assert matched([condition], PACKET) == expected
