@@ -9,7 +9,7 @@ from posixpath import basename, commonpath
 
 from ..errors import Refused
 from ..keys import KNOWN
-from ..model import Config, Uplink
+from ..model import Uplink
 from ..prefix import shown
 from . import conf
 from .facts import ERROR, NOTE, WARNING, Facts, Finding, Option
@@ -39,7 +39,7 @@ def asks(facts: Facts) -> Iterator[Finding]:
         yield from _switched_off(uplink, options)
         asked = [one for one in options if one.name == "ia_pd" and one.interface]
         if not asked:
-            yield _not_asked(facts.config, uplink, options)
+            yield _not_asked(facts, uplink, options)
             continue
         iaids = [_iaid(one, options) for one in asked]
         if uplink.iaid is not None and None not in iaids and uplink.iaid not in iaids:
@@ -80,15 +80,20 @@ def _switched_off(uplink: Uplink, options: list[Option]) -> Iterator[Finding]:
                       f"take {one.name} away for this interface")
 
 
-def _not_asked(config: Config, uplink: Uplink, options: list[Option]) -> Finding:
-    lengths = [one.internal.prefixlen for one in config.translations if uplink.name in one.uplinks]
-    line = f"ia_pd {uplink.iaid or 1}/::/{min(lengths, default=64)} -"
+def _not_asked(facts: Facts, uplink: Uplink, options: list[Option]) -> Finding:
+    lengths = [one.internal.prefixlen for one in facts.config.translations
+               if uplink.name in one.uplinks]
+    line = f"ia_pd {uplink.iaid or 1}/::/{min(lengths, default=64)} {_nowhere(facts)}"
     misplaced = next((one for one in options if one.name == "ia_pd"), None)
     why = ("ia_pd counts only inside an interface block" if misplaced else
            f"dhcpcd is not told to ask for a prefix on {uplink.interface}")
     return Finding(ERROR, why, _at(misplaced) if misplaced else FILE,
-                   f'below "interface {uplink.interface}" write: {line} (before dhcpcd 10.0.6: '
-                   f"nosuch0/0 in the place of -)")
+                   f'below "interface {uplink.interface}" write: {line}')
+
+
+def _nowhere(facts: Facts) -> str:
+    """How ia_pd is told to put the prefix on no interface."""
+    return "-" if facts.dhcpcd >= DASH else "nosuch0/0"
 
 
 def _iaid(asked: Option, options: list[Option]) -> int | None:
@@ -109,7 +114,7 @@ def _asked(facts: Facts, uplink: Uplink, option: Option) -> Iterator[Finding]:
     if not names:
         yield Finding(WARNING, "ia_pd names no interface: dhcpcd puts a /64 of the prefix on every "
                                "other interface", _at(option),
-                      'put "-" behind it (before dhcpcd 10.0.6: nosuch0/0)')
+                      f'put "{_nowhere(facts)}" behind it, which is no interface')
     for name in names:
         if name != "-" and name not in facts.interfaces and facts.dhcpcd >= DASH:
             yield Finding(NOTE, f"ia_pd names {shown(name)}, which does not exist: dhcpcd logs an "

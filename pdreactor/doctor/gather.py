@@ -133,7 +133,8 @@ class _Firewall(NamedTuple):
 def _firewall(config: Config) -> _Firewall:
     """Chains of all programs, and what the kernel has against our translation."""
     path = os.environ.get("PATH", "")
-    saved = tuple(chain for program in SAVES
+    saves = SAVES if ip6tables.legacy_tables() else SAVES[:1]
+    saved = tuple(chain for program in saves
                   for chain in iptables.chains(probe.said(probe.path_of(program, path)), program))
     hidden = {f"ip6 {one.table}" for one in saved if one.program == SAVES[0]}
     wanted = config.backend in ("auto", "nftables") and any(

@@ -8,6 +8,8 @@ from . import conf
 from .facts import ERROR, NOTE, WARNING, Facts, Finding
 
 SYSCTL_FILE = "/etc/sysctl.d/90-pdreactor.conf"
+SKEW = 60
+"""Seconds that clocks of two routers may differ: a state can be another one's."""
 OLDEST_KERNEL = (5, 8)
 OLDEST_NFT = (0, 9, 5)
 
@@ -220,7 +222,7 @@ def state(facts: Facts) -> Iterator[Finding]:
 
 def clock(facts: Facts) -> Iterator[Finding]:
     """Lifetimes are counted by it, over reboots."""
-    if facts.now < facts.past:
+    if facts.now + SKEW < facts.past:
         yield Finding(WARNING, "the clock is wrong: it is before what has happened already; "
                                "lifetimes of prefixes are counted by it", "date",
                       "set it, and have it set at boot before dhcpcd starts (chrony, "

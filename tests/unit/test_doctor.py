@@ -22,6 +22,7 @@ from pdreactor.doctor.facts import (
 from pdreactor.doctor.internal import random
 from pdreactor.model import Config, Route, Rule
 
+from .box import ROOT
 from .values import LAN, NOW, WAN, WAN2, config
 
 DHCPCD = """
@@ -177,7 +178,7 @@ MACHINE = {
               "state-directory", "warning", "chown root:root /nowhere"),
     "open to all": (dict(state=Directory("/nowhere", 0, 0o777, True)),
                     "state-directory", "error", "0777", "chmod 700 /nowhere"),
-    "clock": (dict(now=1000), "clock", "warning", "chrony"),
+    "clock": (dict(now=NOW - 100), "clock", "warning", "chrony"),
 }
 
 
@@ -217,7 +218,7 @@ def test_what_is_as_good(name: str) -> None:
 
 ASKED = "ia_pd 1/::/58 -"
 CONF = {
-    "not asked": (ASKED, "", "error", "dhcpcd-asks", "ia_pd 1/::/58 -"),
+    "not asked": (ASKED, "", "error", "dhcpcd-asks", "ia_pd 1/::/58 -", "interface wan0"),
     "outside of a block": (f"interface wan0\n    ipv6only\n    noipv6rs\n    {ASKED}", ASKED,
                            "error", "dhcpcd-asks", "only inside an interface block"),
     "not allowed": ("allowinterfaces wan0 lan0", "allowinterfaces eth*, lan0", "error",
@@ -265,6 +266,15 @@ def test_an_old_dhcpcd_takes_any_name_that_is_none() -> None:
     text = DHCPCD.replace(" -", " nosuch0/0/58")
     assert found(machine(conf=text, dhcpcd=(9, 4, 1))) == []
     assert found(machine(dhcpcd=(9, 4, 1))) == []
+    one(machine(conf="", dhcpcd=(9, 4, 1)), "dhcpcd-asks", "error", "ia_pd 1/::/58 nosuch0/0")
+
+
+def test_the_example_of_dhcpcd_conf_is_as_it_should_be() -> None:
+    text = (ROOT / "contrib/dhcpcd.conf.example").read_text()
+    eth0 = config(uplinks=(WAN._replace(interface="eth0"),))
+    known = machine(config=eth0, conf=text, interfaces={"eth0": Interface(2)}, dhcpcd=(9, 4, 1))
+    assert found(known) == []
+    assert [f.severity for _, f in found(known._replace(dhcpcd=(10, 0, 6)))] == ["note"]
 
 
 @pytest.mark.parametrize(("iaid", "line", "fine"), [
@@ -301,6 +311,13 @@ def test_the_sandbox_lets_the_hook_keep_its_state(
     assert [f.severity for _, f in found(known)] == [severity] * bool(severity)
     if severity:
         one(known, "dhcpcd-sandbox", severity, "ReadWritePaths=/nowhere", "dhcpcd.service.d")
+
+
+def test_our_drop_in_is_enough() -> None:
+    drop_in = (ROOT / "contrib/systemd/dhcpcd.service.d/pdreactor.conf").read_text()
+    unit = conf.unit("dhcpcd.service", [UNIT, drop_in], True)
+    state = config()._replace(state_dir="/var/lib/pdreactor")
+    assert found(machine(config=state, units=(unit,), state=None)) == []
 
 
 def test_a_state_directory_of_systemd_is_below_var_lib() -> None:

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from pdreactor import __version__, cli, errors, report, state, transition
+from pdreactor import __version__, cli, doctor, errors, report, state, transition
 from pdreactor.config import KNOWN, parse
 from pdreactor.desired import desired
+from pdreactor.doctor import Finding
 from pdreactor.events import MAX_BLOCK, MAX_PREFIXES
 from pdreactor.nat import gate, netmap, stateless
 from pdreactor.nat.nftables import render
@@ -97,6 +98,13 @@ def test_each_key_of_the_status_document_is_described() -> None:
     assert document["problems"] and document["uplinks"][0]["refusal"]
     described = set(re.findall(r"\.(?:It )?Ic ([\w.\[\]]+)", section(MAN8, "STATUS")))
     assert set(keys(document)) <= described
+
+
+def test_each_check_of_doctor_is_described_and_no_other() -> None:
+    text = section(MAN8, "DOCTOR")
+    named = re.findall(r"(?m)^\.It ([\w-]+)$", text)
+    assert named == ["error", "warning", "note", *doctor.CHECKS]
+    assert {*doctor.document([]), *Finding._fields, "check"} <= set(re.findall(r"\.Ic (\w+)", text))
 
 
 def test_each_reason_that_matters_is_in_the_table_of_events() -> None:
