@@ -1,7 +1,6 @@
 """Configuration files of others, as far as ``doctor`` reads them. Pure."""
 
 from collections.abc import Iterable, Iterator
-from fnmatch import fnmatchcase
 
 from .facts import Option, Unit
 
@@ -24,9 +23,9 @@ def dhcpcd(text: str) -> tuple[Option, ...]:
 
 
 def concerning(options: Iterable[Option], interface: str) -> list[Option]:
-    """The options that count for one interface: the global ones and those of its blocks."""
-    return [one for one in options
-            if not one.interface or fnmatchcase(interface, one.interface)]
+    """The options that count for one interface: the global ones and those of its blocks, which
+    have its very name (9.4.1 takes no pattern there)."""
+    return [one for one in options if one.interface in ("", interface)]
 
 
 def words(value: str) -> list[str]:

@@ -37,9 +37,9 @@ def asks(facts: Facts) -> Iterator[Finding]:
     for uplink, options in learning(facts):
         yield from _allowed(uplink, options)
         yield from _switched_off(uplink, options)
-        asked = [one for one in options if one.name == "ia_pd" and one.interface]
+        asked = [one for one in options if one.name == "ia_pd"]
         if not asked:
-            yield _not_asked(facts, uplink, options)
+            yield _not_asked(facts, uplink)
             continue
         iaids = [_iaid(one, options) for one in asked]
         if uplink.iaid is not None and None not in iaids and uplink.iaid not in iaids:
@@ -80,14 +80,11 @@ def _switched_off(uplink: Uplink, options: list[Option]) -> Iterator[Finding]:
                       f"take {one.name} away for this interface")
 
 
-def _not_asked(facts: Facts, uplink: Uplink, options: list[Option]) -> Finding:
+def _not_asked(facts: Facts, uplink: Uplink) -> Finding:
     lengths = [one.internal.prefixlen for one in facts.config.translations
                if uplink.name in one.uplinks]
     line = f"ia_pd {uplink.iaid or 1}/::/{min(lengths, default=64)} {_nowhere(facts)}"
-    misplaced = next((one for one in options if one.name == "ia_pd"), None)
-    why = ("ia_pd counts only inside an interface block" if misplaced else
-           f"dhcpcd is not told to ask for a prefix on {uplink.interface}")
-    return Finding(ERROR, why, _at(misplaced) if misplaced else FILE,
+    return Finding(ERROR, f"dhcpcd is not told to ask for a prefix on {uplink.interface}", FILE,
                    f'below "interface {uplink.interface}" write: {line}')
 
 
@@ -109,6 +106,10 @@ def _iaid(asked: Option, options: list[Option]) -> int | None:
 
 
 def _asked(facts: Facts, uplink: Uplink, option: Option) -> Iterator[Finding]:
+    if not option.interface:
+        yield Finding(WARNING, "ia_pd outside of an interface block is for every interface: the "
+                               "LAN's too, all with one IAID", _at(option),
+                      f'move it below "interface {uplink.interface}"')
     ask, *targets = option.value.split() or [""]
     names = [target.partition("/")[0] for target in targets]
     if not names:

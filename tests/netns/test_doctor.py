@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab import Lab
+from tests.lab import SERVER, Lab
 from tests.lab.servers import DHCPCD_CONF, HOOK_DIRECTORY
 
 from .pd import (
@@ -17,10 +17,12 @@ from .pd import (
     OLD,
     RFC6296,
     STATELESS,
+    B,
     Router,
     config,
     dhcp,
     python,
+    reaches,
 )
 from .test_coexistence import FIREWALLS, stateful
 from .test_uplinks import TWO
@@ -136,6 +138,7 @@ def test_faults_of_firewalls(router: Router) -> None:
     assert doctor(router) == [("hairpin-drop", "warning"), ("mark", "warning"),
                               ("nat-before", "error"), ("nat-before", "warning")]
     lab.run("router", ["nft", "delete", "table", "ip6", "early"])
+    assert doctor(router) == []
     lab.run("router", ["ip6tables", "-P", "FORWARD", "DROP"])
     lab.run("router", ["ip6tables", "-t", "mangle", "-A", "PREROUTING", "-j", "CONNMARK",
                        "--save-mark"])
@@ -143,6 +146,24 @@ def test_faults_of_firewalls(router: Router) -> None:
     assert doctor(router) == [
         ("forward-drop", "error"), ("forward-drop", "error"), ("hairpin-drop", "warning"),
         ("mark", "warning"), ("version", "warning")]
+
+
+@pytest.mark.parametrize("program", ["nft", "ip6tables"])
+def test_the_rules_that_it_says_are_accepted_and_do_it(router: Router, program: str) -> None:
+    router.hook("BOUND6", dhcp(OLD))
+    if program == "nft":
+        router.lab.nft("router", "table inet x { chain c { type filter hook forward priority 0; "
+                                 "policy drop; }; }")
+    else:
+        router.run("ip6tables", "-P", "FORWARD", "DROP")
+    ways = ("a", SERVER), ("a", router.outside(B))
+    assert not any(reaches(router.lab, *way) for way in ways)
+    told = json.loads(router.pd("doctor", "--json", code=1).stdout)
+    for fix in (one["fix"].removeprefix("accept them there: ") for one in told["findings"]):
+        words = f"add rule inet x c {fix}" if program == "nft" else fix
+        router.run(program, *words.split(" "))
+    assert all(reaches(router.lab, *way) for way in ways)
+    assert doctor(router) == []
 
 
 RULES = ("from fd5e:ed00::/16 lookup 99 priority 7", "lookup 202 priority 15703",

@@ -219,8 +219,9 @@ def test_what_is_as_good(name: str) -> None:
 ASKED = "ia_pd 1/::/58 -"
 CONF = {
     "not asked": (ASKED, "", "error", "dhcpcd-asks", "ia_pd 1/::/58 -", "interface wan0"),
-    "outside of a block": (f"interface wan0\n    ipv6only\n    noipv6rs\n    {ASKED}", ASKED,
-                           "error", "dhcpcd-asks", "only inside an interface block"),
+    "outside of a block": ("option rapid_commit\ninterface wan0", f"{ASKED}\ninterface lan0",
+                           "warning", "dhcpcd-asks", "every interface"),
+    "a block for a pattern": ("interface wan0", "interface wan*", "error", "dhcpcd-asks", ASKED),
     "not allowed": ("allowinterfaces wan0 lan0", "allowinterfaces eth*, lan0", "error",
                     "dhcpcd-asks", "add wan0 to allowinterfaces", "line 2"),
     "denied": ("allowinterfaces", "denyinterfaces w*\nallowinterfaces", "error",

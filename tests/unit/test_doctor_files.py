@@ -26,12 +26,12 @@ def write(look: gather._Files, name: str, text: str = "") -> Path:
 
 
 def test_dhcpcd_conf_by_blocks() -> None:
-    text = ("; c\n#interface x\nduid\n  nohook a, b\ninterface eth*\n\tia_pd 1/::/58\t-\n"
+    text = ("; c\n#interface x\nduid\n  nohook a, b\ninterface eth0\n\tia_pd 1/::/58\t-\n"
             "ssid home\nnodhcp6\nprofile p\nnoipv6\ninterface lan0\nipv4only")
     found = conf.dhcpcd(text)
     assert found == (
         Option("duid", "", 3), Option("nohook", "a, b", 4),
-        Option("ia_pd", "1/::/58 -", 6, "eth*"), Option("ipv4only", "", 12, "lan0"))
+        Option("ia_pd", "1/::/58 -", 6, "eth0"), Option("ipv4only", "", 12, "lan0"))
     assert [o.name for o in conf.concerning(found, "eth0")] == ["duid", "nohook", "ia_pd"]
     assert conf.words("a, b c") == ["a", "b", "c"]
 
