@@ -121,6 +121,10 @@ class Directory(NamedTuple):
     is_directory: bool = True
 
 
+MOST = 50
+"""Translations that are looked at one by one: what is wrong with one is wrong with its like."""
+
+
 class Facts(NamedTuple):
     """Everything that the judges look at. Nothing, None and "" mean that it is not known."""
 

@@ -9,7 +9,7 @@ from ipaddress import IPv6Network
 from typing import NamedTuple
 
 from ..model import Config, Translation
-from .facts import ERROR, WARNING, Chain, Facts, Finding
+from .facts import ERROR, MOST, WARNING, Chain, Facts, Finding
 from .machine import by_nftables, legacy, tracked
 from .packet import Packet, index, outcomes
 
@@ -44,11 +44,11 @@ def reverse_path(facts: Facts) -> Iterator[Finding]:
 
 def first(facts: Facts) -> Iterator[Finding]:
     """NAT of others that sees the flow before ours does: the first that translates decides."""
-    said = set()
+    said, known = set(), index(facts.chains)
     for name, translation in _served(facts.config):
         packet = Packet(oif=name, saddr=translation.internal)
         for chain, sooner in _before(facts, translation):
-            found = outcomes(chain, packet, index(facts.chains), ours(facts.config))
+            found = outcomes(chain, packet, known, ours(facts.config))
             if "nat" not in found or (chain, name) in said:
                 continue
             said.add((chain, name))
@@ -122,7 +122,7 @@ def forward(facts: Facts) -> Iterator[Finding]:
 def hairpin(facts: Facts) -> Iterator[Finding]:
     """Chains of the hook forward that drop what hosts of the LAN send each other by external
     addresses: such a packet leaves by an internal interface again."""
-    for translation in facts.config.translations:
+    for translation in facts.config.translations[:MOST]:
         net, lan = translation.internal, _lan(facts, translation.internal)
         if not translation.hairpin or lan is None:
             continue
@@ -136,9 +136,10 @@ def hairpin(facts: Facts) -> Iterator[Finding]:
 
 
 def _dropped(facts: Facts, way: Way, severity: str, what: str) -> Iterator[Finding]:
+    known = index(facts.chains)
     for chain in facts.chains:
-        if chain.hook == "forward" and chain.type == "filter" and outcomes(
-                chain, way.packet, index(facts.chains), ours(facts.config)) == {"drop"}:
+        if (chain.hook, chain.type) == ("forward", "filter") and outcomes(
+                chain, way.packet, known, ours(facts.config)) == {"drop"}:
             rule = (f"{way.nft} accept" if chain.program == "nft" else
                     f"-I {chain.name} {way.ip6tables} -j ACCEPT")
             yield Finding(severity, f"this chain {what}", str(chain), f"accept them there: {rule}")
@@ -160,7 +161,7 @@ def _lan(facts: Facts, internal: IPv6Network) -> str | None:
 
 def _served(config: Config) -> Iterator[tuple[str, Translation]]:
     """(interface, translation) for each uplink of each translation."""
-    for translation in config.translations:
+    for translation in config.translations[:MOST]:
         for name in translation.uplinks:
             yield config.uplink(name).interface, translation
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from ipaddress import IPv6Network
 from itertools import pairwise
 
-from .facts import NOTE, WARNING, Facts, Finding
+from .facts import MOST, NOTE, WARNING, Facts, Finding
 
 LOCAL = IPv6Network("fc00::/7")
 UNDEFINED = IPv6Network("fc00::/8")
@@ -50,4 +50,4 @@ def preference(facts: Facts) -> Iterator[Finding]:
 
 
 def _internal(facts: Facts) -> list[IPv6Network]:
-    return list(dict.fromkeys(one.internal for one in facts.config.translations))
+    return list(dict.fromkeys(one.internal for one in facts.config.translations))[:MOST]

@@ -15,7 +15,7 @@ from .box import Box, block, network
 from .namespace import needs_root
 
 P1, P2 = "2001:db8:4000::/58", "2001:db8:8000::/58"
-VERBS = ("hook", "restore", "plan", "status", "check", "set", "unset", "uplink", "flush")
+VERBS = ("hook", "restore", "plan", "status", "check", "set", "unset", "uplink", "doctor", "flush")
 
 
 @pytest.fixture

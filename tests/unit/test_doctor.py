@@ -176,6 +176,8 @@ MACHINE = {
                "state-directory", "error", "no directory"),
     "owner": (dict(state=Directory("/nowhere", 1000, 0o755, True)),
               "state-directory", "warning", "chown root:root /nowhere"),
+    "open to a group": (dict(state=Directory("/nowhere", 0, 0o775, True)),
+                        "state-directory", "warning", "0775"),
     "open to all": (dict(state=Directory("/nowhere", 0, 0o777, True)),
                     "state-directory", "error", "0777", "chmod 700 /nowhere"),
     "clock": (dict(now=NOW - 100), "clock", "warning", "chrony"),
@@ -578,6 +580,16 @@ def test_hosts_that_prefer_ipv4() -> None:
     assert found(machine(interfaces=lan_with_ipv4("2001:db8::1"))) == []
     glob = config(LAN._replace(internal=IPv6Network("2001:db8:1::/58")))
     assert found(machine(config=glob, interfaces=lan_with_ipv4("2001:db8:1::1"))) == []
+
+
+def test_of_many_translations_some_are_looked_at() -> None:
+    many = [LAN._replace(internal=IPv6Network((int(N.network_address) + (i << 64), 64)))
+            for i in range(10_000)]
+    known = machine(config=config(*many), chains=(chain(policy="drop"), MASQUERADE), conf=None)
+    assert 0 < len(found(known)) < 500
+
+
+N = IPv6Network("fd5e:ed00:1234::/48")
 
 
 def test_every_check_has_been_seen_to_find_something() -> None:

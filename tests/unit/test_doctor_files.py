@@ -1,6 +1,8 @@
 """What doctor reads: files below a root, and nothing is written."""
 
+import ast
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,8 @@ from pdreactor.doctor import conf, gather
 from pdreactor.doctor.facts import Directory, Option
 from pdreactor.kernel import probe
 
+from .box import network
+from .namespace import needs_root
 from .values import NOW, after, reply, told
 
 
@@ -129,6 +133,25 @@ def test_what_the_state_tells() -> None:
     known = after(reply(*told("2001:db8:4000::/58"), reason="BOUND6"))
     assert gather._told(known) == {"wan": "BOUND6"}
     assert gather._past(known) >= NOW
+
+
+TRY = """
+import sys
+from pdreactor.doctor.gather import TRIAL
+from pdreactor.kernel.probe import Probe
+probe = Probe()
+print([probe.refusal(TRIAL), probe.refusal(TRIAL.replace("type nat", "type dance")), probe.ruleset()])
+"""
+
+
+@needs_root
+def test_a_trial_is_thrown_away(tmp_path: Path) -> None:
+    with network(tmp_path) as box:
+        run = box.run(sys.executable, "-c", TRY)
+        accepted, refused, (head, *objects) = ast.literal_eval(run.stdout)
+        assert (run.stderr, accepted, objects) == ("", "", [])
+        assert "dance" in refused or "Error" in refused
+        assert "metainfo" in head
 
 
 def test_versions() -> None:
