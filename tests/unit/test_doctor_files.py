@@ -140,7 +140,8 @@ import sys
 from pdreactor.doctor.gather import TRIAL
 from pdreactor.kernel.probe import Probe
 probe = Probe()
-print([probe.refusal(TRIAL), probe.refusal(TRIAL.replace("type nat", "type dance")), probe.ruleset()])
+other = TRIAL.replace("type nat", "type dance")
+print([probe.refusal(TRIAL), probe.refusal(other), probe.ruleset()])
 """
 
 
