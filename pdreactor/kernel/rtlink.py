@@ -8,11 +8,15 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
 from ..layout.model import Address, Link, Neighbour, SeenLink
-from .rtnl import Rtnl, dumped
+from .rtnl import Rtnl, dumped  # first: it explains a missing pyroute2
+
+from pyroute2.netlink.rtnl import RTM_GETNEIGH  # isort: skip
+from pyroute2.netlink.rtnl.ndmsg import ndmsg  # isort: skip
 
 ALIAS = "pdreactor"
 """IFLA_IFALIAS of the links that we made: no other is changed or deleted."""
 NTF_PROXY = 0x8
+REQUEST_DUMP = 0x301
 IFF_UP = 0x1
 FOREVER = 0xFFFFFFFF
 IFA_F_TENTATIVE, IFA_F_DADFAILED = 0x40, 0x08
@@ -169,10 +173,12 @@ def put(rtnl: Rtnl, addresses: Iterable[Address]) -> None:
     """Add addresses, or give those that are there other lifetimes."""
     now = int(time.time())
     for one in addresses:
+        life = {"preferred": _left(one.preferred_until, now),
+                "valid": max(1, _left(one.valid_until, now))}
         request = {
             "index": rtnl.index(one.interface), "address": str(one.address),
-            "prefixlen": one.length, "preferred": _left(one.preferred_until, now),
-            "valid": max(1, _left(one.valid_until, now)), "family": socket.AF_INET6,
+            "prefixlen": one.length, "family": socket.AF_INET6,
+            **life, "cacheinfo": life,  # 0.7.2 looks into this only, 0.9 into those
         }  # fmt: skip
         rtnl.do(rtnl.ip.addr, "replace", request, _words(one))
 
@@ -200,7 +206,9 @@ def _left(until: int | None, now: int) -> int:
 def neighbours(rtnl: Rtnl) -> list[Neighbour]:
     """All proxy entries."""
     names = _names(rtnl)
-    dump = dumped(lambda: rtnl.ip.get_neighbours(family=socket.AF_INET6, flags=NTF_PROXY),
+    request = ndmsg()
+    request["family"], request["flags"] = socket.AF_INET6, NTF_PROXY
+    dump = dumped(lambda: rtnl.ip.nlm_request(request, RTM_GETNEIGH, REQUEST_DUMP),
                   "read the proxy entries")
     return [Neighbour(names[m["ifindex"]], IPv6Address(m.get_attr("NDA_DST"))) for m in dump
             if m["ifindex"] in names and m["flags"] & NTF_PROXY and m.get_attr("NDA_DST")]
