@@ -8,21 +8,18 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
 from ..layout.model import Address, Link, Neighbour, SeenLink
-from .rtnl import Rtnl, dumped  # first: it explains a missing pyroute2
-
-from pyroute2.netlink.rtnl import RTM_GETNEIGH  # isort: skip
-from pyroute2.netlink.rtnl.ndmsg import ndmsg  # isort: skip
+from .rtnl import Rtnl, dumped
 
 ALIAS = "pdreactor"
 """IFLA_IFALIAS of the links that we made: no other is changed or deleted."""
 NTF_PROXY = 0x8
-REQUEST_DUMP = 0x301
 IFF_UP = 0x1
 FOREVER = 0xFFFFFFFF
-IFA_F_TENTATIVE, IFA_F_DADFAILED = 0x40, 0x08
 ANY = IPv4Address(0)
 IPPROTO_IPV6 = 41
-NODAD, NOPREFIXROUTE = 0x02, 0x200
+NOPREFIXROUTE = 0x200
+"""IFA_FLAGS: else the kernel adds a route that outlives the address when that has a lifetime
+(addrconf.c ipv6_del_addr); routes on the link are ours."""
 
 
 # ---- links -------------------------------------------------------------------------------------
@@ -177,7 +174,7 @@ def put(rtnl: Rtnl, addresses: Iterable[Address]) -> None:
                 "valid": max(1, _left(one.valid_until, now))}
         request = {
             "index": rtnl.index(one.interface), "address": str(one.address),
-            "prefixlen": one.length, "family": socket.AF_INET6,
+            "prefixlen": one.length, "family": socket.AF_INET6, "IFA_FLAGS": NOPREFIXROUTE,
             **life, "cacheinfo": life,  # 0.7.2 looks into this only, 0.9 into those
         }  # fmt: skip
         rtnl.do(rtnl.ip.addr, "replace", request, _words(one))
@@ -206,10 +203,14 @@ def _left(until: int | None, now: int) -> int:
 def neighbours(rtnl: Rtnl) -> list[Neighbour]:
     """All proxy entries."""
     names = _names(rtnl)
-    request = ndmsg()
-    request["family"], request["flags"] = socket.AF_INET6, NTF_PROXY
-    dump = dumped(lambda: rtnl.ip.nlm_request(request, RTM_GETNEIGH, REQUEST_DUMP),
-                  "read the proxy entries")
+
+    def every(_message: Any) -> bool:
+        return True
+
+    # With a filter of ours pyroute2 hands the flags on to the kernel, which has these entries
+    # apart; 0.9 calls it dump_filter, 0.7 match.
+    dump = dumped(lambda: rtnl.ip.neigh("dump", family=socket.AF_INET6, flags=NTF_PROXY,
+                                        match=every, dump_filter=every), "read the proxy entries")
     return [Neighbour(names[m["ifindex"]], IPv6Address(m.get_attr("NDA_DST"))) for m in dump
             if m["ifindex"] in names and m["flags"] & NTF_PROXY and m.get_attr("NDA_DST")]
 

@@ -55,11 +55,12 @@ def layout(config: Config, state: State, seen: Seen, now: int) -> Layout:
     addresses = [one for tunnel in plans.tunnels if tunnel.name in there for one in _own(tunnel)]
     for assign in plans.assigns:
         addresses += _assigned(assign, plans, config, state, seen, traces, slices, problems, now)
+    routes = dict.fromkeys((*_on_link(addresses), *_onward(plans, config, state, seen, now),
+                            *_tunnel_routes(plans, traces, there)))
     return Layout(
         links=tuple(links),
         addresses=tuple(dict.fromkeys(addresses)),
-        routes=(*_onward(plans, config, state, seen, now),
-                *_tunnel_routes(plans, traces, there)),
+        routes=tuple(routes),
         neighbours=tuple(dict.fromkeys(_neighbours(plans, config, state, now))),
         ndppd=tuple(_ndppd(plans, config, state, now)),
         sysctls=tuple(dict(_sysctls(config, plans, seen)).items()),
@@ -113,6 +114,14 @@ def _own(tunnel: Tunnel) -> Iterator[Address]:
     """The addresses that are written down."""
     for one in tunnel.addresses:
         yield Address(tunnel.name, one.ip, one.network.prefixlen)
+
+
+def _on_link(addresses: Iterable[Address]) -> Iterator[Route]:
+    """What is on the link of each address: the kernel is told not to add it."""
+    for one in addresses:
+        if one.length < 128:
+            network = IPv6Network((one.address, one.length), strict=False)
+            yield Route(network, "unicast", MAIN_TABLE, 256, one.interface)
 
 
 def _tunnel_routes(plans: Plans, traces: Traces, there: set[str]) -> Iterator[Route]:
