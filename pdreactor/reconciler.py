@@ -7,7 +7,7 @@ for; routes, conntrack, log and commands come after it, and so do their imports.
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from functools import partial
 from ipaddress import IPv6Network
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -317,7 +317,12 @@ def _reconcile_routes(work: _Work) -> list[str]:
     protocol, numbers = work.config.protocol, (work.config.protocol, work.config.priority)
     with Rtnl() as rtnl:
         observed = routing.observe(rtnl)
-        wanted = _steer(work.config, work.known, work.links, work.wanted, observed)
+        steer = partial(_steer, work.config, work.known, work.links, work.wanted, observed)
+        wanted = steer()
+        refused = routing.open_ways(rtnl, observed, wanted.routes, protocol, work.failed)
+        if refused:
+            wanted = steer({route.table for route in refused})
+            wanted = wanted._replace(routes=tuple(set(wanted.routes) - refused))
         reconcile = partial(routing.reconcile, rtnl, failed=work.failed)
         lines = reconcile(observed, wanted.routes, wanted.rules, protocol)
         if work.known.numbers[:1] not in ((), (protocol,)):  # the configuration had another one
@@ -335,14 +340,14 @@ def _reconcile_routes(work: _Work) -> list[str]:
     return lines
 
 
-def _steer(config: Config, known: State, links: dict[str, bool], wanted: Desired,
-           observed: Any) -> Steering:
+def _steer(config: Config, known: State, links: dict[str, bool], wanted: Desired, observed: Any,
+           refused: Container[int] = ()) -> Steering:
     from . import routing
     from .steering import steering
 
     interfaces = (uplink.interface for uplink in config.uplinks)
     found = routing.paths(observed, interfaces, config.protocol)
-    return steering(config, known, links, found, wanted)
+    return steering(config, known, links, found, wanted, refused)
 
 
 def _further_problems(wanted: Steering, known: tuple[Problem, ...]) -> tuple[Problem, ...]:

@@ -12,7 +12,7 @@ translations whose uplinks have a table:
 The networks of each step are disjoint, so their order within a step does not matter.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from ipaddress import IPv6Network
 from typing import NamedTuple
 
@@ -47,14 +47,15 @@ Nets = tuple[IPv6Network, ...]
 
 
 def steering(config: Config, state: State, links: Mapping[str, bool], paths: Mapping[str, Path],
-             wanted: Desired) -> Steering:
+             wanted: Desired, refused: Container[int] = ()) -> Steering:
     """What the kernel should hold of routes and rules, and which uplink new flows take.
 
-    ``paths`` tells of each interface that exists how it can be left.
+    ``paths`` tells of each interface that exists how it can be left; ``refused`` are tables whose
+    routes the kernel does not take.
     """
     unusable = {u.name: reason for u in config.uplinks
                 if (reason := why_not(u, _known(state, u), links)
-                    or no_way_out(u, paths.get(u.interface)))}
+                    or no_way_out(u, paths.get(u.interface), refused))}
     tables = {u.name: u.table for u in config.uplinks if u.table is not None}
     shares, leading = _share_out(config, wanted, unusable, tables)
     routes = [*_unreachable(config, state), *_around(config, wanted)]

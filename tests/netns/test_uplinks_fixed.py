@@ -137,6 +137,22 @@ def test_a_gateway_by_hand(lab: Lab, router: Router) -> None:
     assert "default dev eth1" in table(router, 202)
 
 
+def test_a_route_that_the_kernel_refuses_keeps_no_other_uplink_from_working(lab: Lab) -> None:
+    router = Router(lab, TWO.replace("201", '201\ngateway = "2001:db8:ffff::2"'))  # the router's
+    router.pd("set", "one", OLD, code=70)
+    assert "by eth0: Invalid argument" in router.pd("set", "two", NEW, code=70).stderr
+    assert sources(lab) == {BY_TWO}
+    router.configure(TWO)
+    router.pd("restore")
+    assert sources(lab) == {BY_ONE}
+    router.configure(TWO.replace("201", '201\ngateway = "fe80::1"'))
+    lab.sysctl("router", "net.ipv6.conf.eth0.disable_ipv6", 1)
+    said = router.hook("NOCARRIER", code=70).stderr
+    assert "disable_ipv6" in said
+    assert sources(lab) == {BY_TWO}
+    assert "eth0" not in router.run("ip", "-6", "route", "show", "table", "201")
+
+
 def test_a_route_of_somebody_else_stays_in_the_table(lab: Lab, router: Router) -> None:
     mine = ["2001:db8:77::/48", "via", "2001:db8:ffff::1", "dev", "eth0", "table", "201"]
     router.run("ip", "-6", "route", "add", *mine)

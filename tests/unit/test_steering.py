@@ -127,6 +127,13 @@ def test_gateways(gateway: str | IPv6Address, path: Path | None, expected: str |
     assert ("no default route" in found.unusable.get("wan", "")) == (expected is None)
 
 
+def test_an_uplink_whose_route_the_kernel_refuses_is_not_used() -> None:
+    known, paths = both(), ROUTERS
+    found = steering(TABLED, known, UP, paths, desired(TABLED, known, UP, NOW), {201})
+    assert new(found) == {str(INTERNAL): 202}
+    assert found.unusable == {"wan": "the kernel refuses the default route of table 201"}
+
+
 def test_a_link_that_is_down_has_no_default_route() -> None:
     found = steered(both(), TABLED, links={"wan0": False, "wan1": True})
     assert [r.table for r in found.routes if r.type == "unicast"] == [202]
