@@ -145,7 +145,8 @@ class Rtnl:
         request |= {"table": rule.table} if rule.table else {"action": UNREACHABLE_RULE}
         if rule.suppress:
             request["FRA_SUPPRESS_PREFIXLEN"] = 0
-        self._do(self._ip.rule, command, request, f"rule for {rule.source or rule.destination}")
+        self._do(self._ip.rule, command, request,
+                 f"rule {rule.priority} for {rule.source or rule.destination or 'a mark'}")
 
     def _do(self, call: Any, command: str, request: dict[str, Any], what: str) -> None:
         fine = (errno.EEXIST,) if command == "add" else (errno.ESRCH, errno.ENOENT)

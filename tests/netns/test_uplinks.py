@@ -151,6 +151,27 @@ def test_the_router_leaves_by_the_uplink_of_its_address(lab: Lab, router: Router
     assert none_wrong(lab)
 
 
+def test_errors_reach_who_came_in_by_the_second_also_where_it_has_no_address(
+    lab: Lab, router: Router
+) -> None:
+    """With a prefix and nothing else from the ISP, errors begin with the first one's address."""
+    link = lab.link_to("isp2")
+    router.run("ip", "addr", "flush", "dev", link.here, "scope", "global")
+    router.run("ip", "addr", "add", "fe80::2/64", "dev", link.here, "nodad")
+    lab.run("isp2", ["ip", "addr", "add", "fe80::1/64", "dev", link.there, "nodad"])
+    lab.run("isp2", ["ip", "-6", "route", "add", NEW, "via", "fe80::2", "dev", link.there])
+    router.run("ip", "-6", "route", "add", "default", "via", "fe80::1", "dev", link.here,
+               "metric", "2000")
+    router.pd("restore")
+    count_wrong(lab)
+    assert reaches(lab, "isp2", BY_TWO)
+    assert ping(lab, "isp2", BY_TWO, "-t1", "-I", SERVER) == f"{BY_TWO}: Time exceeded: Hop limit"
+    router.run("ip", "link", "set", "lan0", "mtu", "1300")
+    said = ping(lab, "isp2", BY_TWO, "-s1400", "-Mdo", "-I", SERVER)
+    assert said == f"{BY_TWO}: Packet too big: mtu=1300"
+    assert none_wrong(lab)
+
+
 # ---- one fails ---------------------------------------------------------------------------------
 
 

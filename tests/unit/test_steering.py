@@ -189,8 +189,10 @@ def test_one_internal_prefix_may_have_different_slices_on_each_uplink() -> None:
     known = after(wide, state=known, uplink=TABLES[1], config=setup)
     assert new(steered(known, setup)) == {str(INTERNAL): 201}
     assert new(steered(down(known, "wan"), setup)) == {str(INTERNAL): 202}
-    marked = {rule.table: rule.source for rule in steered(known, setup).rules if rule.mark[1]}
-    assert marked == {201: INTERNAL, 202: INTERNAL}
+    marked = {(rule.table, rule.source, rule.iif)
+              for rule in steered(known, setup).rules if rule.mark[1]}
+    assert marked == {(table, *who) for table in (201, 202)
+                      for who in ((INTERNAL, ""), (None, "lo"))}
 
 
 def test_a_longer_internal_prefix_counts_more() -> None:
