@@ -172,6 +172,21 @@ def test_errors_reach_who_came_in_by_the_second_also_where_it_has_no_address(
     assert none_wrong(lab)
 
 
+@on(EACH)
+def test_a_network_within_another_has_its_own_uplink_and_then_the_outer_ones(
+    lab: Lab, variant: Variant
+) -> None:
+    within = '[[translation]]\nuplink = "two"\ninternal = "fd5e:ed00:1234::/64"\n'
+    router = Router(lab, TWO.replace('["one", "two"]', '["one"]') + within, variant)
+    router.set(OLD, uplink="one")
+    router.set(NEW, uplink="two")
+    inner, outer = router.outside(A, "2001:db8:8000::/64", "fd5e:ed00:1234::/64"), router.outside(A)
+    assert sources(lab) == {inner}
+    assert sources(lab, "b") == {router.outside(B)}
+    router.pd("uplink", "two", "down")
+    assert sources(lab) == {outer}
+
+
 # ---- one fails ---------------------------------------------------------------------------------
 
 
