@@ -541,4 +541,5 @@ def _flush_flows(config: Config) -> None:
 
 def _flush_state(config: Config) -> None:
     update(config, lambda s: s._replace(
-        doomed=(), applied=(), exposed=False, numbers=(), modes=(), leading=(), left=()))
+        doomed=(), applied=(), exposed=False, numbers=(), modes=(), leading=(), left=(),
+        tabled=()))

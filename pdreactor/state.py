@@ -202,6 +202,7 @@ def encode(state: State) -> bytes:
         "modes": [[str(network), uplink, mode] for network, uplink, mode in state.modes],
         "leading": [[str(network), uplink] for network, uplink in state.leading],
         "left": list(state.left),
+        "tabled": list(state.tabled),
     }
     return json.dumps(document, indent=1).encode() + b"\n"
 
@@ -228,9 +229,9 @@ def decode(raw: bytes) -> State:
     held = tuple(_holding_in(*entry) for entry in document.get("held", ()))
     modes = tuple((_internal(n), str(u), str(mode)) for n, u, mode in document.get("modes", ()))
     leading = tuple((_internal(n), str(uplink)) for n, uplink in document.get("leading", ()))
-    left = tuple(map(str, document.get("left", ())))
+    left, tabled = (tuple(map(str, document.get(key, ()))) for key in ("left", "tabled"))
     return State(uplinks, doomed, history, applied, bool(document.get("exposed")), numbers, held,
-                 modes, leading, left)
+                 modes, leading, left, tabled)
 
 
 def _holding_in(variant: Any, dnat: Any, snat: Any, jumps: Any, modes: Any) -> Holding:
