@@ -316,7 +316,7 @@ def _reconcile_routes(work: _Work) -> list[str]:
 
     protocol, numbers = work.config.protocol, (work.config.protocol, work.config.priority)
     with Rtnl() as rtnl:
-        observed = routing.observe(rtnl)
+        observed = routing.observe(rtnl, protocol)
         steer = partial(_steer, work.config, work.known, work.links, work.wanted, observed)
         wanted = steer()
         refused = routing.open_ways(rtnl, observed, wanted.routes, protocol, work.failed)
@@ -326,8 +326,10 @@ def _reconcile_routes(work: _Work) -> list[str]:
         reconcile = partial(routing.reconcile, rtnl, failed=work.failed)
         lines = reconcile(observed, wanted.routes, wanted.rules, protocol)
         if work.known.numbers[:1] not in ((), (protocol,)):  # the configuration had another one
-            lines += reconcile(routing.observe(rtnl), (), (), work.known.numbers[0])
-            lines += reconcile(routing.observe(rtnl), wanted.routes, wanted.rules, protocol)
+            former = work.known.numbers[0]
+            lines += reconcile(routing.observe(rtnl, former), (), (), former)
+            observed = routing.observe(rtnl, protocol)
+            lines += reconcile(observed, wanted.routes, wanted.rules, protocol)
     work.problems += _further_problems(wanted, work.problems)
     change = partial(transition.after_steering, steering=wanted, config=work.config,
                      now=int(time.time()))
@@ -461,7 +463,7 @@ def look(config: Config) -> "View":
     translated = {direction: frozenset().union(*(part.translated[direction] for part in parts))
                   for direction in ("outbound", "inbound")}
     with Rtnl() as rtnl:
-        observed = routing.observe(rtnl)
+        observed = routing.observe(rtnl, config.protocol)
     steered = _steer(config, known, reachable, wanted, observed)
     routes = routing.plan(observed, steered.routes, steered.rules, config.protocol)
     known = transition.after_steering(known, steered, config, int(time.time()))
@@ -526,8 +528,9 @@ def _flush_routes(config: Config) -> None:
 
     failed: list[PdreactorError] = []
     with Rtnl() as rtnl:
-        observed = routing.observe(rtnl)
-        for protocol in {*_before(config).numbers[:1], config.protocol}:
+        protocols = {*_before(config).numbers[:1], config.protocol}
+        observed = routing.observe(rtnl, *protocols)
+        for protocol in protocols:
             routing.reconcile(rtnl, observed, (), (), protocol, failed)
     if failed:
         raise failed[0]

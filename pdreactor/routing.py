@@ -12,7 +12,8 @@ from .model import MAIN_TABLE, Path, Route, Rule
 
 
 class Observed(NamedTuple):
-    """All IPv6 routes and policy rules, whosever they are."""
+    """What of IPv6 routes matters (see ``Rtnl.routes``), and all policy rules, whosever they
+    are."""
 
     routes: tuple[SeenRoute, ...]
     rules: tuple[SeenRule, ...]
@@ -31,9 +32,9 @@ class Change(NamedTuple):
         return any(self)
 
 
-def observe(rtnl: Rtnl) -> Observed:
-    """What the kernel has."""
-    return Observed(tuple(rtnl.routes()), tuple(rtnl.rules()))
+def observe(rtnl: Rtnl, *protocols: int) -> Observed:
+    """What the kernel has; of routes by these protocols all of them."""
+    return Observed(tuple(rtnl.routes(protocols)), tuple(rtnl.rules()))
 
 
 def paths(observed: Observed, interfaces: Iterable[str], protocol: int) -> dict[str, Path]:

@@ -1,12 +1,26 @@
 """Uplinks without a lease (tunnels, static ISPs), and whoever else has routes and rules."""
 
+import sys
 from collections.abc import Iterator
 
 import pytest
 
 from tests.lab import SERVER, Lab
 
-from .pd import NEEDS_ROOT, NEW, OLD, A, B, Echo, Router, ask, end_processes, ping, reaches
+from .pd import (
+    ENVIRONMENT,
+    NEEDS_ROOT,
+    NEW,
+    OLD,
+    A,
+    B,
+    Echo,
+    Router,
+    ask,
+    end_processes,
+    ping,
+    reaches,
+)
 from .test_uplinks import (
     BY_ONE,
     BY_TWO,
@@ -182,6 +196,28 @@ def test_rules_of_others_stay_and_decide_for_their_sources(lab: Lab, router: Rou
     before = router.run("ip", "-6", "rule", "show", "lookup", "77")
     router.pd("flush")
     assert router.run("ip", "-6", "rule", "show", "lookup", "77") == before
+
+
+PEAK = """
+import resource
+from pdreactor.cli import main
+print(main(["restore"]), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_a_pass_with_the_routes_of_half_the_internet_needs_no_more_memory(
+    lab: Lab, router: Router
+) -> None:
+    many = "".join(f"route add 2a00:{n >> 8:x}:{n & 255:x}::/48 via 2001:db8:ffff::1 dev eth0\n"
+                   for n in range(20_000))
+    lab.run("router", ["ip", "-6", "-batch", "-"], input=many, timeout=60)
+    router.run("ip", "-6", "route", "add", "blackhole", OLD)
+    done = lab.run("router", [sys.executable, "-c", PEAK], env=ENVIRONMENT, timeout=60)
+    code, peak = map(int, done.stdout.split())
+    assert code == 0 and peak < 60_000, "kB"
+    assert [line for line in router.routes("type", "unreachable") if OLD in line] == []
+    with router.unwritten():
+        router.pd("restore")
 
 
 def test_more_specific_routes_of_table_main_are_followed(lab: Lab, router: Router) -> None:
