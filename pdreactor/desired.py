@@ -67,13 +67,19 @@ def _kept(config: Config, state: State) -> tuple[int, ...] | None:
 
 
 def _shared(config: Config) -> frozenset[IPv6Network]:
-    """Internal prefixes that have several uplinks by several translations."""
+    """Internal prefixes that have several uplinks, by translations of a prefix around them too."""
     if len(config.uplinks) == 1:
         return frozenset()
-    names: dict[IPv6Network, set[str]] = {}
+    names: dict[tuple[int, int], set[str]] = {}
     for one in config.translations:
-        names.setdefault(one.internal, set()).update(one.uplinks)
-    return frozenset(internal for internal, among in names.items() if len(among) > 1)
+        key = int(one.internal.network_address), one.internal.prefixlen
+        names.setdefault(key, set()).update(one.uplinks)
+    lengths = {length for _, length in names}
+    several = {(base, length) for base, length in names if len(set().union(*(
+        names.get((base >> 128 - shorter << 128 - shorter, shorter), ())
+        for shorter in lengths if shorter <= length))) > 1}
+    return frozenset(one.internal for one in config.translations if (
+        int(one.internal.network_address), one.internal.prefixlen) in several)
 
 
 def _serve(config: Config, uplink: Uplink, known: UplinkState, shared: frozenset[IPv6Network],
@@ -247,12 +253,19 @@ def _gate(config: Config, interface: str, served: Mapping[str, list[Serving]], s
     return Gate(
         interface=interface,
         internal=arithmetic.compact(t.internal for t in config.translations),
-        unserved=arithmetic.compact(uncovered[True]),
-        untracked=arithmetic.compact(uncovered[False]),
+        unserved=_without(uncovered[True], covered),
+        untracked=_without(uncovered[False], covered),
         bypass=arithmetic.disjoint(net for u in here for net in u.bypass),
         foreign=arithmetic.disjoint(
             p.network for u in elsewhere for p in _known(state, u).prefixes),
     )
+
+
+def _without(uncovered: list[IPv6Network], covered: Mapping[IPv6Network, list[IPv6Network]],
+             ) -> tuple[IPv6Network, ...]:
+    """What no translation covers: internal prefixes may be within others, on other uplinks."""
+    holes = (part for parts in covered.values() for part in parts) if uncovered else ()
+    return arithmetic.without(uncovered, holes)
 
 
 def _refuses(uplink: Uplink, known: UplinkState, links: Mapping[str, bool]) -> bool:

@@ -196,7 +196,7 @@ class State(NamedTuple):
     ``exposed`` those that may have begun untranslated; ``numbers`` is (protocol, priority) of the
     last pass, ``held`` what we may have in ip6tables, ``modes`` how each internal prefix is
     translated, ``leading`` the uplink that new flows of each take ("" for none), ``left`` the
-    uplinks out of use whose flows were sent to others."""
+    uplinks out of use whose flows were sent to others, ``tabled`` those with a table."""
 
     uplinks: dict[str, UplinkState]
     doomed: tuple[Stamp, ...] = ()
@@ -208,6 +208,7 @@ class State(NamedTuple):
     modes: tuple[tuple[IPv6Network, str, str], ...] = ()  # (internal, uplink, mode)
     leading: tuple[tuple[IPv6Network, str], ...] = ()  # (internal, uplink)
     left: tuple[str, ...] = ()
+    tabled: tuple[str, ...] = ()
     traces: "Traces | None" = None  # of the layout
 
 

@@ -179,9 +179,29 @@ COMPACT = 64
 
 def subtract(network: IPv6Network, holes: Iterable[IPv6Network]) -> tuple[IPv6Network, ...]:
     """The network without the holes, as few networks as possible, sorted."""
+    return _rest(network, runs(hole for hole in holes if hole.overlaps(network)))
+
+
+def without(
+    networks: Iterable[IPv6Network], holes: Iterable[IPv6Network]
+) -> tuple[IPv6Network, ...]:
+    """``compact`` networks without the holes: of ten thousand each, quick."""
+    left: list[IPv6Network] = []
+    gaps, position = runs(holes), 0
+    for network in compact(networks):
+        while position < len(gaps) and gaps[position][1] < _base(network):
+            position += 1
+        end, last = position, int(network.broadcast_address)
+        while end < len(gaps) and gaps[end][0] <= last:
+            end += 1
+        left += _rest(network, gaps[position:end]) if end > position else (network,)
+    return tuple(left)
+
+
+def _rest(network: IPv6Network, gaps: list[tuple[int, int]]) -> tuple[IPv6Network, ...]:
     first, end = _base(network), int(network.broadcast_address)
     left: list[tuple[int, int]] = []
-    for start, last in runs(hole for hole in holes if hole.overlaps(network)):
+    for start, last in gaps:
         if start > first:
             left.append((first, start - 1))
         first = max(first, last + 1)

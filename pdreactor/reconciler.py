@@ -7,7 +7,7 @@ for; routes, conntrack, log and commands come after it, and so do their imports.
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from functools import partial
 from ipaddress import IPv6Network
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -381,14 +381,20 @@ def _reconcile_routes(work: _Work) -> list[str]:
     with Rtnl() as rtnl:
         if work.laying:
             work.laying.addresses(rtnl)
-        observed = routing.observe(rtnl)
-        wanted = _steer(work.config, work.known, work.links, work.wanted, observed)
+        observed = routing.observe(rtnl, protocol)
+        steer = partial(_steer, work.config, work.known, work.links, work.wanted, observed)
+        wanted = steer()
+        refused = routing.open_ways(rtnl, observed, wanted.routes, protocol, work.failed)
+        if refused:
+            wanted = steer({route.table for route in refused})
+            wanted = wanted._replace(routes=tuple(set(wanted.routes) - refused))
         routes = wanted.routes + (work.laying.layout.routes if work.laying else ())
         reconcile = partial(routing.reconcile, rtnl, failed=work.failed)
         lines = reconcile(observed, routes, wanted.rules, protocol)
         if work.known.numbers[:1] not in ((), (protocol,)):  # the configuration had another one
-            lines += reconcile(routing.observe(rtnl), (), (), work.known.numbers[0])
-            lines += reconcile(routing.observe(rtnl), routes, wanted.rules, protocol)
+            former = work.known.numbers[0]
+            lines += reconcile(routing.observe(rtnl, former), (), (), former)
+            lines += reconcile(routing.observe(rtnl, protocol), routes, wanted.rules, protocol)
         if work.laying:
             work.laying.rest(rtnl, partial(update, work.config))
             work.failed += work.laying.failed
@@ -404,14 +410,14 @@ def _reconcile_routes(work: _Work) -> list[str]:
     return lines
 
 
-def _steer(config: Config, known: State, links: dict[str, bool], wanted: Desired,
-           observed: Any) -> Steering:
+def _steer(config: Config, known: State, links: dict[str, bool], wanted: Desired, observed: Any,
+           refused: Container[int] = ()) -> Steering:
     from . import routing
     from .steering import steering
 
     interfaces = (uplink.interface for uplink in config.uplinks)
     found = routing.paths(observed, interfaces, config.protocol)
-    return steering(config, known, links, found, wanted)
+    return steering(config, known, links, found, wanted, refused)
 
 
 def _further_problems(wanted: Steering, known: tuple[Problem, ...]) -> tuple[Problem, ...]:
@@ -530,7 +536,7 @@ def look(config: Config) -> "View":
 
         laying = Laying(config, known)
     with Rtnl() as rtnl:
-        observed = routing.observe(rtnl)
+        observed = routing.observe(rtnl, config.protocol)
     steered = _steer(config, known, reachable, wanted, observed)
     laid = laying.layout.routes if laying else ()
     routes = routing.plan(observed, steered.routes + laid, steered.rules, config.protocol)
@@ -608,8 +614,9 @@ def _flush_routes(config: Config) -> None:
 
     failed: list[PdreactorError] = []
     with Rtnl() as rtnl:
-        observed = routing.observe(rtnl)
-        for protocol in {*_before(config).numbers[:1], config.protocol}:
+        protocols = {*_before(config).numbers[:1], config.protocol}
+        observed = routing.observe(rtnl, *protocols)
+        for protocol in protocols:
             routing.reconcile(rtnl, observed, (), (), protocol, failed)
     if failed:
         raise failed[0]
@@ -623,4 +630,5 @@ def _flush_flows(config: Config) -> None:
 
 def _flush_state(config: Config) -> None:
     update(config, lambda s: s._replace(
-        doomed=(), applied=(), exposed=False, numbers=(), modes=(), leading=(), left=()))
+        doomed=(), applied=(), exposed=False, numbers=(), modes=(), leading=(), left=(),
+        tabled=()))

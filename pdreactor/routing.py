@@ -5,14 +5,15 @@ from collections.abc import Iterable, Iterator
 from ipaddress import IPv6Address
 from typing import Any, NamedTuple
 
-from .errors import PdreactorError
+from .errors import KernelError, PdreactorError
 from .kernel import link
 from .kernel.rtnl import DEFAULT, REJECTING, Rtnl, SeenRoute, SeenRule
 from .model import MAIN_TABLE, Path, Route, Rule
 
 
 class Observed(NamedTuple):
-    """All IPv6 routes and policy rules, whosever they are."""
+    """What of IPv6 routes matters (see ``Rtnl.routes``), and all policy rules, whosever they
+    are."""
 
     routes: tuple[SeenRoute, ...]
     rules: tuple[SeenRule, ...]
@@ -31,9 +32,9 @@ class Change(NamedTuple):
         return any(self)
 
 
-def observe(rtnl: Rtnl) -> Observed:
-    """What the kernel has."""
-    return Observed(tuple(rtnl.routes()), tuple(rtnl.rules()))
+def observe(rtnl: Rtnl, *protocols: int) -> Observed:
+    """What the kernel has; of routes by these protocols all of them."""
+    return Observed(tuple(rtnl.routes(protocols)), tuple(rtnl.rules()))
 
 
 def paths(observed: Observed, interfaces: Iterable[str], protocol: int) -> dict[str, Path]:
@@ -67,6 +68,24 @@ def reconcile(rtnl: Rtnl, observed: Observed, routes: Iterable[Route], rules: It
     """Bring the kernel to these routes and rules; returns what was changed, for people. What the
     kernel refuses goes into ``failed``, and the next pass tries it again."""
     return apply(rtnl, plan(observed, routes, rules, protocol), protocol, failed)
+
+
+def open_ways(rtnl: Rtnl, observed: Observed, routes: Iterable[Route], protocol: int,
+              failed: list[PdreactorError]) -> frozenset[Route]:
+    """The first step of ``reconcile``: those of the routes that lead out. Returns the ones that the
+    kernel refuses, so that no rule has to lead there."""
+    ways = [one for one in routes if one.type == "unicast"]
+    change = plan(observed, ways, (), protocol)
+    refused = set()
+    for command, some in (("add", change.add_routes), ("replace", change.replace_routes)):
+        for one in some:
+            try:
+                rtnl.route(command, one, protocol)
+            except KernelError as exc:
+                if not exc.retry:
+                    failed.append(exc)
+                    refused.add(one)
+    return frozenset(refused)
 
 
 def plan(observed: Observed, routes: Iterable[Route], rules: Iterable[Rule],

@@ -205,6 +205,7 @@ def encode(state: State) -> bytes:
         "modes": [[str(network), uplink, mode] for network, uplink, mode in state.modes],
         "leading": [[str(network), uplink] for network, uplink in state.leading],
         "left": list(state.left),
+        "tabled": list(state.tabled),
     }
     if state.traces is not None:
         from .layout import traces
@@ -235,9 +236,9 @@ def decode(raw: bytes) -> State:
     held = tuple(_holding_in(*entry) for entry in document.get("held", ()))
     modes = tuple((_internal(n), str(u), str(mode)) for n, u, mode in document.get("modes", ()))
     leading = tuple((_internal(n), str(uplink)) for n, uplink in document.get("leading", ()))
-    left = tuple(map(str, document.get("left", ())))
+    left, tabled = (tuple(map(str, document.get(key, ()))) for key in ("left", "tabled"))
     return State(uplinks, doomed, history, applied, bool(document.get("exposed")), numbers, held,
-                 modes, leading, left, _traces(document.get("layout")))
+                 modes, leading, left, tabled, _traces(document.get("layout")))
 
 
 def _traces(document: Any) -> "Traces | None":

@@ -5,14 +5,17 @@ translations whose uplinks have a table:
 
     +0  to DELEGATED iif lo lookup PRIORITY         the router's own hairpin
     +1  from INTERNAL fwmark UPLINK lookup TABLE    a flow stays on the uplink that it is on
+    +1  iif lo fwmark UPLINK lookup TABLE           and so do our ICMPv6 errors about it
     +2  from ANY OF OURS lookup main suppress_prefixlength 0   what is not the default route
     +3  from INTERNAL lookup TABLE, or unreachable  new flows: the first usable uplink
     +4  from DELEGATED or ADDRESS lookup TABLE      by the uplink that the source belongs to
 
-The networks of each step are disjoint, so their order within a step does not matter.
+The networks of each step, or the marks, are disjoint, so that their order within a step does not
+matter. Errors need a rule of their own: when they are led somewhere they still have the source of
+some interface, and then conntrack gives them the external address that they are about.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from ipaddress import IPv6Network
 from typing import NamedTuple
 
@@ -47,14 +50,15 @@ Nets = tuple[IPv6Network, ...]
 
 
 def steering(config: Config, state: State, links: Mapping[str, bool], paths: Mapping[str, Path],
-             wanted: Desired) -> Steering:
+             wanted: Desired, refused: Container[int] = ()) -> Steering:
     """What the kernel should hold of routes and rules, and which uplink new flows take.
 
-    ``paths`` tells of each interface that exists how it can be left.
+    ``paths`` tells of each interface that exists how it can be left; ``refused`` are tables whose
+    routes the kernel does not take.
     """
     unusable = {u.name: reason for u in config.uplinks
                 if (reason := why_not(u, _known(state, u), links)
-                    or no_way_out(u, paths.get(u.interface)))}
+                    or no_way_out(u, paths.get(u.interface), refused))}
     tables = {u.name: u.table for u in config.uplinks if u.table is not None}
     shares, leading = _share_out(config, wanted, unusable, tables)
     routes = [*_unreachable(config, state), *_around(config, wanted)]
@@ -169,8 +173,10 @@ def _rules(config: Config, state: State, tables: Mapping[str, int],
     for name, table in tables.items():
         number = state.uplinks.get(name, UplinkState(0)).number
         inside = compact(t.internal for t in config.translations if name in t.uplinks)
-        rules += [Rule(first + STAY, net, mark=marks.staying(number, config.ct_mark_mask),
-                       table=table) for net in inside if number]
+        if number and inside:
+            stay = Rule(first + STAY, None, mark=marks.staying(number, config.ct_mark_mask),
+                        table=table)
+            rules += [stay._replace(iif="lo"), *(stay._replace(source=net) for net in inside)]
     return rules
 
 

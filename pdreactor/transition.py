@@ -151,19 +151,21 @@ def after_configuration(state: State, config: Config, now: int) -> State:
 
 def _with_modes(state: State, config: Config) -> State:
     """A translation that goes over to another mode: the flows that conntrack translates have to
-    go, or those that it does not. Likewise where one loses an uplink with a table: by its mark
-    nothing would lead a flow there any more, but to another uplink with a wrong source."""
+    go, or those that it does not. Likewise where one loses an uplink with a table, or that the
+    table: by its mark nothing would lead a flow there any more, but to another uplink with a wrong
+    source."""
     modes = tuple((t.internal, name, t.mode) for t in config.translations for name in t.uplinks)
-    if modes == state.modes:
+    tabled = tuple(uplink.name for uplink in config.uplinks if uplink.table is not None)
+    if (modes, tabled) == (state.modes, state.tabled):
         return state
     before = {(internal, name): mode for internal, name, mode in state.modes}
     changed = [one for one in modes if before.get(one[:2], one[2]) != one[2]]
     untracked = {one[1] for one in changed if before[one[:2]] == "netmap"}
-    lost = {name for _, name in before.keys() - {one[:2] for one in modes}}
-    lost &= {uplink.name for uplink in config.uplinks if uplink.table is not None}
+    dropped = {name for _, name in before.keys() - {one[:2] for one in modes}}
+    lost = {name for name in state.tabled if name in dropped or name not in tabled}
     doomed = {stamp for name in untracked | lost for stamp in _live(state.uplinks.get(name))}
     return state._replace(
-        modes=modes, doomed=tuple(sorted({*state.doomed, *doomed})),
+        modes=modes, tabled=tabled, doomed=tuple(sorted({*state.doomed, *doomed})),
         exposed=state.exposed or any(mode == "netmap" for _, _, mode in changed))
 
 

@@ -1,6 +1,6 @@
 """Which uplinks new flows may take, and why not. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from ipaddress import IPv6Address
 
 from .model import AUTO, DIRECT, Path, Uplink, UplinkState
@@ -31,8 +31,10 @@ def next_hop(uplink: Uplink, path: Path | None) -> tuple[bool, IPv6Address | Non
     return (True, path.gateway) if path.default else (path.direct, None)
 
 
-def no_way_out(uplink: Uplink, path: Path | None) -> str:
+def no_way_out(uplink: Uplink, path: Path | None, refused: Container[int] = ()) -> str:
     """Why the table of an uplink has no default route; empty when it has, or needs none."""
+    if uplink.table in refused:
+        return f"the kernel refuses the default route of table {uplink.table}"
     if uplink.table is None or next_hop(uplink, path)[0]:
         return ""
     return (f"table main has no default route by {uplink.interface} to learn a gateway from "

@@ -151,6 +151,42 @@ def test_the_router_leaves_by_the_uplink_of_its_address(lab: Lab, router: Router
     assert none_wrong(lab)
 
 
+def test_errors_reach_who_came_in_by_the_second_also_where_it_has_no_address(
+    lab: Lab, router: Router
+) -> None:
+    """With a prefix and nothing else from the ISP, errors begin with the first one's address."""
+    link = lab.link_to("isp2")
+    router.run("ip", "addr", "flush", "dev", link.here, "scope", "global")
+    router.run("ip", "addr", "add", "fe80::2/64", "dev", link.here, "nodad")
+    lab.run("isp2", ["ip", "addr", "add", "fe80::1/64", "dev", link.there, "nodad"])
+    lab.run("isp2", ["ip", "-6", "route", "add", NEW, "via", "fe80::2", "dev", link.there])
+    router.run("ip", "-6", "route", "add", "default", "via", "fe80::1", "dev", link.here,
+               "metric", "2000")
+    router.pd("restore")
+    count_wrong(lab)
+    assert reaches(lab, "isp2", BY_TWO)
+    assert ping(lab, "isp2", BY_TWO, "-t1", "-I", SERVER) == f"{BY_TWO}: Time exceeded: Hop limit"
+    router.run("ip", "link", "set", "lan0", "mtu", "1300")
+    said = ping(lab, "isp2", BY_TWO, "-s1400", "-Mdo", "-I", SERVER)
+    assert said == f"{BY_TWO}: Packet too big: mtu=1300"
+    assert none_wrong(lab)
+
+
+@on(EACH)
+def test_a_network_within_another_has_its_own_uplink_and_then_the_outer_ones(
+    lab: Lab, variant: Variant
+) -> None:
+    within = '[[translation]]\nuplink = "two"\ninternal = "fd5e:ed00:1234::/64"\n'
+    router = Router(lab, TWO.replace('["one", "two"]', '["one"]') + within, variant)
+    router.set(OLD, uplink="one")
+    router.set(NEW, uplink="two")
+    inner, outer = router.outside(A, "2001:db8:8000::/64", "fd5e:ed00:1234::/64"), router.outside(A)
+    assert sources(lab) == {inner}
+    assert sources(lab, "b") == {router.outside(B)}
+    router.pd("uplink", "two", "down")
+    assert sources(lab) == {outer}
+
+
 # ---- one fails ---------------------------------------------------------------------------------
 
 
@@ -208,20 +244,26 @@ def test_a_tcp_connection_ends_rather_than_hangs(lab: Lab, router: Router) -> No
     assert "ended" in connection.output()
 
 
-def test_running_flows_leave_an_uplink_that_their_translation_loses(lab: Lab) -> None:
+@pytest.mark.parametrize("text", [
+    TWO.replace('["one", "two"]', '["one"]'),
+    TWO.replace("table = 201", "").replace("table = 202", ""),
+], ids=["uplink", "tables"])
+def test_running_flows_leave_an_uplink_that_the_configuration_does_not_lead_to_any_more(
+    lab: Lab, text: str
+) -> None:
     router = Router(lab, TWO)
     router.set(OLD, uplink="one")
     router.set(NEW, uplink="two")
+    router.pd("uplink", "one", "down")
     for isp in ("isp", "isp2"):
         lab.start_echo(isp)
-    before, after = lab.sniff(OLD), lab.sniff(NEW, "isp2")
+    before, after = lab.sniff(NEW, "isp2"), lab.sniff(OLD)
     flow = lab.start_running_flow()
     before.wait()
-    router.configure(TWO.replace('["one", "two"]', '["two"]'))
-    router.pd("restore")
+    router.configure(text)
+    router.pd("uplink", "one", "up")
     after.wait()
-    assert list(flow.stop().sources) == [BY_ONE, BY_TWO]
-    assert reaches(lab, "isp2", BY_TWO)
+    assert list(flow.stop().sources) == [BY_TWO, BY_ONE]
 
 
 @on(NETMAP)

@@ -1,12 +1,26 @@
 """Uplinks without a lease (tunnels, static ISPs), and whoever else has routes and rules."""
 
+import sys
 from collections.abc import Iterator
 
 import pytest
 
 from tests.lab import SERVER, Lab
 
-from .pd import NEEDS_ROOT, NEW, OLD, A, B, Echo, Router, ask, end_processes, ping, reaches
+from .pd import (
+    ENVIRONMENT,
+    NEEDS_ROOT,
+    NEW,
+    OLD,
+    A,
+    B,
+    Echo,
+    Router,
+    ask,
+    end_processes,
+    ping,
+    reaches,
+)
 from .test_uplinks import (
     BY_ONE,
     BY_TWO,
@@ -137,6 +151,22 @@ def test_a_gateway_by_hand(lab: Lab, router: Router) -> None:
     assert "default dev eth1" in table(router, 202)
 
 
+def test_a_route_that_the_kernel_refuses_keeps_no_other_uplink_from_working(lab: Lab) -> None:
+    router = Router(lab, TWO.replace("201", '201\ngateway = "2001:db8:ffff::2"'))  # the router's
+    router.pd("set", "one", OLD, code=70)
+    assert "by eth0: Invalid argument" in router.pd("set", "two", NEW, code=70).stderr
+    assert sources(lab) == {BY_TWO}
+    router.configure(TWO)
+    router.pd("restore")
+    assert sources(lab) == {BY_ONE}
+    router.configure(TWO.replace("201", '201\ngateway = "fe80::1"'))
+    lab.sysctl("router", "net.ipv6.conf.eth0.disable_ipv6", 1)
+    said = router.hook("NOCARRIER", code=70).stderr
+    assert "disable_ipv6" in said
+    assert sources(lab) == {BY_TWO}
+    assert "eth0" not in router.run("ip", "-6", "route", "show", "table", "201")
+
+
 def test_a_route_of_somebody_else_stays_in_the_table(lab: Lab, router: Router) -> None:
     mine = ["2001:db8:77::/48", "via", "2001:db8:ffff::1", "dev", "eth0", "table", "201"]
     router.run("ip", "-6", "route", "add", *mine)
@@ -166,6 +196,28 @@ def test_rules_of_others_stay_and_decide_for_their_sources(lab: Lab, router: Rou
     before = router.run("ip", "-6", "rule", "show", "lookup", "77")
     router.pd("flush")
     assert router.run("ip", "-6", "rule", "show", "lookup", "77") == before
+
+
+PEAK = """
+import resource
+from pdreactor.cli import main
+print(main(["restore"]), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_a_pass_with_the_routes_of_half_the_internet_needs_no_more_memory(
+    lab: Lab, router: Router
+) -> None:
+    many = "".join(f"route add 2a00:{n >> 8:x}:{n & 255:x}::/48 via 2001:db8:ffff::1 dev eth0\n"
+                   for n in range(20_000))
+    lab.run("router", ["ip", "-6", "-batch", "-"], input=many, timeout=60)
+    router.run("ip", "-6", "route", "add", "blackhole", OLD)
+    done = lab.run("router", [sys.executable, "-c", PEAK], env=ENVIRONMENT, timeout=60)
+    code, peak = map(int, done.stdout.split())
+    assert code == 0 and peak < 60_000, "kB"
+    assert [line for line in router.routes("type", "unreachable") if OLD in line] == []
+    with router.unwritten():
+        router.pd("restore")
 
 
 def test_more_specific_routes_of_table_main_are_followed(lab: Lab, router: Router) -> None:

@@ -114,6 +114,27 @@ def test_with_another_uplink_an_expired_prefix_is_not_kept() -> None:
     assert wanted(known, TWO, now=LATER).nat.lanes == ()
 
 
+def nested() -> Config:
+    """A LAN by wan, and one network of it by wan2."""
+    inner = LAN._replace(internal=N("fd5e:ed00:1234::/64"), uplinks=("wan2",))
+    return TWO._replace(translations=(LAN, inner))
+
+
+def test_an_internal_prefix_within_another_is_served_by_its_own_uplink_and_by_the_outer() -> None:
+    setup = nested()
+    known = after(SECOND, state=after(FIRST, config=setup), uplink=WAN2, config=setup)
+    first, second = wanted(known, setup).nat.gates
+    assert first.unserved == ()
+    assert sum(net.num_addresses for net in second.unserved) == 63 * 2 ** 64
+    assert not any(net.overlaps(setup.translations[1].internal) for net in second.unserved)
+
+
+def test_the_uplink_of_the_prefix_around_is_another_uplink() -> None:
+    setup = nested()
+    known = after(SECOND, state=after(FIRST, config=setup), uplink=WAN2, config=setup)
+    assert {lane.uplink for lane in wanted(known, setup, now=LATER).nat.lanes} == {"wan"}
+
+
 def test_a_link_that_is_down_rejects_but_its_lane_stays() -> None:
     known = after(FIRST)
     for links, text in (({"wan0": False}, "no carrier"), ({}, "not there yet")):

@@ -96,6 +96,16 @@ def test_rebase_misused(address: str, here: str, there: str) -> None:
         prefix.rebase(IPv6Address(address), net(here), net(there))
 
 
+@given(st.lists(with_holes(), max_size=4))
+def test_without_is_subtract_for_many(cases: list[tuple[IPv6Network, list[IPv6Network]]]) -> None:
+    holes = [hole for _, some in cases for hole in some]
+    parts = [part for whole, _ in cases for part in prefix.subtract(whole, holes)]
+    found = prefix.without((whole for whole, _ in cases), holes)
+    assert prefix.collapse(found) == prefix.collapse(parts)
+    assert list(found) == sorted(found) and sum(net.num_addresses for net in found) == sum(
+        net.num_addresses for net in prefix.collapse(found))
+
+
 @given(with_holes(), VALUES)
 def test_subtract_is_exact(case: tuple[IPv6Network, list[IPv6Network]], value: int) -> None:
     whole, holes = case

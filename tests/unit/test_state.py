@@ -51,9 +51,10 @@ uplinks = st.dictionaries(texts, st.tuples(
 chains = st.from_regex(r"[a-z_][a-z0-9_.-]{0,21}", fullmatch=True).filter(
     lambda name: name.upper() not in TAKEN)
 states = st.builds(
-    lambda up, doomed, history, applied, held, modes, leading, left: State(
+    lambda up, doomed, history, applied, held, modes, leading, left, tabled: State(
         {name: uplink(number, *parts) for number, (name, parts) in enumerate(up.items(), 1)},
-        doomed, history, applied, held=held, modes=modes, leading=leading, left=left),
+        doomed, history, applied, held=held, modes=modes, leading=leading, left=left,
+        tabled=tabled),
     uplinks,
     st.lists(st.builds(Stamp, numbers, numbers, st.booleans()), max_size=4).map(tuple),
     st.lists(happenings, max_size=4).map(tuple),
@@ -64,7 +65,7 @@ states = st.builds(
         tuple),
     st.lists(st.tuples(networks, texts, texts), max_size=3).map(tuple),
     st.lists(st.tuples(networks, texts), max_size=3).map(tuple),
-    st.lists(texts, max_size=3).map(tuple))
+    st.lists(texts, max_size=3).map(tuple), st.lists(texts, max_size=3).map(tuple))
 
 
 @given(states)

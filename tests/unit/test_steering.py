@@ -127,6 +127,13 @@ def test_gateways(gateway: str | IPv6Address, path: Path | None, expected: str |
     assert ("no default route" in found.unusable.get("wan", "")) == (expected is None)
 
 
+def test_an_uplink_whose_route_the_kernel_refuses_is_not_used() -> None:
+    known, paths = both(), ROUTERS
+    found = steering(TABLED, known, UP, paths, desired(TABLED, known, UP, NOW), {201})
+    assert new(found) == {str(INTERNAL): 202}
+    assert found.unusable == {"wan": "the kernel refuses the default route of table 201"}
+
+
 def test_a_link_that_is_down_has_no_default_route() -> None:
     found = steered(both(), TABLED, links={"wan0": False, "wan1": True})
     assert [r.table for r in found.routes if r.type == "unicast"] == [202]
@@ -182,8 +189,10 @@ def test_one_internal_prefix_may_have_different_slices_on_each_uplink() -> None:
     known = after(wide, state=known, uplink=TABLES[1], config=setup)
     assert new(steered(known, setup)) == {str(INTERNAL): 201}
     assert new(steered(down(known, "wan"), setup)) == {str(INTERNAL): 202}
-    marked = {rule.table: rule.source for rule in steered(known, setup).rules if rule.mark[1]}
-    assert marked == {201: INTERNAL, 202: INTERNAL}
+    marked = {(rule.table, rule.source, rule.iif)
+              for rule in steered(known, setup).rules if rule.mark[1]}
+    assert marked == {(table, *who) for table in (201, 202)
+                      for who in ((INTERNAL, ""), (None, "lo"))}
 
 
 def test_a_longer_internal_prefix_counts_more() -> None:

@@ -435,15 +435,22 @@ def test_between_modes_without_conntrack_nothing_has_to_go() -> None:
     assert (other.exposed, other.doomed) == (False, ())
 
 
-def test_flows_go_with_the_uplink_that_a_translation_loses_where_marks_keep_them() -> None:
-    alone = (LAN._replace(uplinks=("wan2",)),)
-    for table, doomed in ((None, set()), (201, stamps((0, OUT), (0, IN)))):
-        setup = TWO._replace(uplinks=(WAN._replace(table=table), WAN2))
-        known = transition.after_configuration(both(str(P2)), setup, NOW)
-        other = transition.after_configuration(known, setup._replace(translations=alone), NOW)
-        assert set(other.doomed) == doomed
-        assert prefixes(other) == prefixes(known)
-        assert transition.after_configuration(other, setup, NOW).doomed == other.doomed
+TABLED = TWO._replace(uplinks=(WAN._replace(table=201), WAN2))
+
+
+@pytest.mark.parametrize(("before", "after_", "doomed"), [
+    (TABLED, TABLED._replace(translations=(LAN._replace(uplinks=("wan2",)),)), True),
+    (TWO, TWO._replace(translations=(LAN._replace(uplinks=("wan2",)),)), False),
+    (TABLED, TWO, True),
+    (TWO, TABLED, False),
+])
+def test_flows_go_where_no_mark_leads_them_to_their_uplink_any_more(
+        before: Config, after_: Config, doomed: bool) -> None:
+    known = transition.after_configuration(both(str(P2)), before, NOW)
+    other = transition.after_configuration(known, after_, NOW)
+    assert set(other.doomed) == (stamps((0, OUT), (0, IN)) if doomed else set())
+    assert prefixes(other) == prefixes(known)
+    assert transition.after_configuration(other, after_, NOW) is other
 
 
 # ---- another mask ----------------------------------------------------------------------------
