@@ -169,6 +169,8 @@ def reconcile(config: Config, reason: str, unsaved: state.Unsaved | None = None)
                 errors.append(exc)
                 if step is _switch_nat:
                     raise
+            errors += work.failed
+            work.failed.clear()
     document.keep()
     if changes:
         log.info("changed", reason=reason, changes=changes)
@@ -242,6 +244,7 @@ class _Work:
         self.problems = wanted.problems
         self.exposed = known.exposed
         self.told: list[dict[str, str]] = []  # variables for on_change, by uplink
+        self.failed: list[PdreactorError] = []  # what did not keep a step from doing the rest
         self.firewall = Firewall(config, wanted.nat, known.held, begun)
 
 
@@ -295,7 +298,7 @@ def _reconcile_routes(work: _Work) -> list[str]:
     with Rtnl() as rtnl:
         observed = routing.observe(rtnl)
         wanted = _steer(work.config, work.known, work.links, work.wanted, observed)
-        reconcile = partial(routing.reconcile, rtnl)
+        reconcile = partial(routing.reconcile, rtnl, failed=work.failed)
         lines = reconcile(observed, wanted.routes, wanted.rules, protocol)
         if work.known.numbers[:1] not in ((), (protocol,)):  # the configuration had another one
             lines += reconcile(routing.observe(rtnl), (), (), work.known.numbers[0])
@@ -484,10 +487,13 @@ def _flush_routes(config: Config) -> None:
     from . import routing
     from .kernel.rtnl import Rtnl
 
+    failed: list[PdreactorError] = []
     with Rtnl() as rtnl:
         observed = routing.observe(rtnl)
         for protocol in {*_before(config).numbers[:1], config.protocol}:
-            routing.reconcile(rtnl, observed, (), (), protocol)
+            routing.reconcile(rtnl, observed, (), (), protocol, failed)
+    if failed:
+        raise failed[0]
 
 
 def _flush_flows(config: Config) -> None:

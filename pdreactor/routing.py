@@ -1,10 +1,11 @@
 """Routes and policy rules of ours: observe, diff, apply. Known by their protocol number; nothing
 without it is touched. New ones are added before old ones go."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv6Address
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from .errors import PdreactorError
 from .kernel import link
 from .kernel.rtnl import DEFAULT, REJECTING, Rtnl, SeenRoute, SeenRule
 from .model import MAIN_TABLE, Path, Route, Rule
@@ -62,11 +63,10 @@ def _default(observed: Observed, interface: str, protocol: int) -> SeenRoute | N
 
 
 def reconcile(rtnl: Rtnl, observed: Observed, routes: Iterable[Route], rules: Iterable[Rule],
-              protocol: int) -> list[str]:
-    """Bring the kernel to these routes and rules; returns the change for people."""
-    change = plan(observed, routes, rules, protocol)
-    apply(rtnl, change, protocol)
-    return words(change)
+              protocol: int, failed: list[PdreactorError]) -> list[str]:
+    """Bring the kernel to these routes and rules; returns what was changed, for people. What the
+    kernel refuses goes into ``failed``, and the next pass tries it again."""
+    return apply(rtnl, plan(observed, routes, rules, protocol), protocol, failed)
 
 
 def plan(observed: Observed, routes: Iterable[Route], rules: Iterable[Rule],
@@ -101,27 +101,38 @@ def _sorted(routes: Iterable[Route]) -> tuple[Route, ...]:
     return tuple(sorted(routes, key=str))
 
 
-def apply(rtnl: Rtnl, change: Change, protocol: int) -> None:
-    """Make the change; the first error ends it, and the next pass goes on from there."""
+def apply(rtnl: Rtnl, change: Change, protocol: int, failed: list[PdreactorError]) -> list[str]:
+    """Make the change, and say what of it was made. What the kernel refuses goes into ``failed``,
+    and the rest is done all the same: a gateway that does not work is no reason to leave the other
+    uplinks without their routes."""
+    done = []
+    for line, kind, command, one in _steps(change):
+        try:
+            getattr(rtnl, kind)(command, one, protocol)
+            done.append(line)
+        except PdreactorError as exc:
+            failed.append(exc)
+    return done
+
+
+def _steps(change: Change) -> Iterator[tuple[str, str, str, Any]]:
+    """(the step for people, "route" or "rule", rtnl's command, what it is about), in their order.
+    What is new comes before the old goes, and rules go before what they look up."""
     for route in change.add_routes:
-        rtnl.route("add", route, protocol)
+        yield f"add {_route(route)}", "route", "add", route
     for route in change.replace_routes:
-        rtnl.route("replace", route, protocol)
+        yield f"change to {_route(route)}", "route", "replace", route
     for rule in change.add_rules:
-        rtnl.rule("add", rule, protocol)
+        yield f"add {_rule(rule)}", "rule", "add", rule
     for rule in change.remove_rules:
-        rtnl.rule("del", rule, protocol)
+        yield f"remove {_rule(rule)}", "rule", "del", rule
     for route in change.remove_routes:
-        rtnl.route("del", route, protocol)
+        yield f"remove {_route(route)}", "route", "del", route
 
 
 def words(change: Change) -> list[str]:
     """The change for people, a line each."""
-    lines = [f"add {_route(route)}" for route in change.add_routes]
-    lines += [f"change to {_route(route)}" for route in change.replace_routes]
-    lines += [f"add {_rule(rule)}" for rule in change.add_rules]
-    lines += [f"remove {_rule(rule)}" for rule in change.remove_rules]
-    return lines + [f"remove {_route(route)}" for route in change.remove_routes]
+    return [line for line, *_ in _steps(change)]
 
 
 def _route(route: Route) -> str:

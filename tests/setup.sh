@@ -18,7 +18,8 @@ CACHE=$ROOT/.cache
 STAMP=$CACHE/setup.stamp
 PYTHON=/usr/bin/python3
 PACKAGES="nftables python3-nftables python3-pyroute2 python3-structlog python3-tenacity
-python3-iptables python3-venv python3-pip iproute2 iptables conntrack dhcpcd-base mandoc iputils-ping procps"
+python3-iptables python3-venv python3-pip iproute2 iptables conntrack dhcpcd-base mandoc iputils-ping procps
+strace"
 SERVER="kea-dhcp6-server kea-common"
 APT="apt-get -q -y -o APT::Sandbox::User=root -o Dpkg::Use-Pty=0"
 export DEBIAN_FRONTEND=noninteractive PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore

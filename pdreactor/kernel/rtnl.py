@@ -193,7 +193,9 @@ def dumped(dump: Callable[[], Iterable[Any]], doing: str) -> list[Any]:
 def explained(exc: NetlinkError, doing: str) -> KernelError | PermissionDenied:
     """The error of ours that a netlink error is."""
     reason = f"cannot {doing}: {exc.args[-1]}"
-    if exc.code in (errno.EPERM, errno.EACCES):
+    if exc.code == errno.EPERM:
         return PermissionDenied(f"{reason}; this needs root or CAP_NET_ADMIN")
+    if exc.code == errno.EACCES:  # not of privileges: fib6_nh_init
+        return KernelError(f"{reason}; IPv6 is switched off on that interface (disable_ipv6)")
     interrupted = exc.code < 0  # NetlinkDumpInterrupted
     return KernelBusy(reason) if interrupted or exc.code in BUSY else KernelError(reason)

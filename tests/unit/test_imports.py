@@ -50,7 +50,7 @@ ALLOWED: dict[str, set[str]] = {
                      "nat.stay", "nat.table", "nat.words"},
     "nat.chains": {"kernel.xtables", "marks", "model", "prefix"},
     "nat.iptables": {"errors", "kernel.xtables", "model", "nat.chains", "nat.words"},
-    "routing": {"kernel.link", "kernel.rtnl", "model"},
+    "routing": {"errors", "kernel.link", "kernel.rtnl", "model"},
     "conntrack": {"kernel.ct", "kernel.rtnl", "log", "marks", "model"},
     "report": {"model"},
     # the only orchestrator, and what calls it

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from ipaddress import IPv6Address, IPv6Network
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pdreactor import routing
+from pdreactor.errors import KernelError
 from pdreactor.kernel import link
 from pdreactor.kernel.rtnl import DEFAULT, SeenRoute, SeenRule
 from pdreactor.model import MAIN_TABLE, Path, Route, Rule
@@ -91,6 +93,38 @@ def test_somebody_elses_unreachable_route_serves() -> None:
               ours._replace(type="unicast", interface="wan0")}
     change = routing.plan(seen(theirs, protocol=THEIRS), {ours}, (), OURS)
     assert change == NO_CHANGE._replace(add_routes=(ours,))
+
+
+# ---- what the kernel refuses ------------------------------------------------------------------
+
+
+class Refusing:
+    """A kernel that refuses some of what it is asked for, and notes the rest."""
+
+    def __init__(self, *refused: Route | Rule) -> None:
+        self.refused, self.done = refused, []
+
+    def route(self, command: str, one: Route | Rule, protocol: int) -> None:
+        if one in self.refused:
+            raise KernelError(f"cannot {command} {one}")
+        self.done.append((command, one))
+
+    rule = route
+
+
+@given(routes, routes, rules, rules, st.data())
+@settings(deadline=None)
+def test_what_is_refused_does_not_keep_the_rest_from_being_done(
+        before: set[Route], after: set[Route], old: set[Rule], new: set[Rule], data: Any) -> None:
+    change = routing.plan(seen(before, old), after, new, OURS)
+    steps = [one for part in change for one in part]
+    refused = data.draw(st.sets(st.sampled_from(steps), max_size=3)) if steps else set()
+    kernel, failed = Refusing(*refused), []
+    lines = routing.apply(kernel, change, OURS, failed)
+    assert [one for _, one in kernel.done] == [one for one in steps if one not in refused]
+    assert len(failed) == len([one for one in steps if one in refused])
+    assert len(lines) == len(kernel.done)
+    assert set(lines) <= set(routing.words(change))
 
 
 # ---- how an interface can be left -------------------------------------------------------------
