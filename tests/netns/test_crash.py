@@ -1,10 +1,140 @@
 """Crashes and failing kernels, disks and clocks: afterwards one pass makes all as desired."""
 
+import os
+from typing import Any, NamedTuple
+
+import pytest
+
 from tests.lab import Lab
 
-from .pd import NEEDS_ROOT, NEW, OLD, Router, reaches
+from .kill import CHANGING, Look, Point, free, known, points, recover, traced
+from .pd import CONFIG, NEEDS_ROOT, NEW, OLD, STATE, A, Router, config, dhcp, python, reaches
+from .test_uplinks import TWO
 
 pytestmark = NEEDS_ROOT
+
+# ---- killed --------------------------------------------------------------------------------------
+
+ALL_POINTS = "PDREACTOR_TEST_ALL_KILLS" in os.environ
+"""Kill at every changing system call, and not only at some: takes minutes."""
+
+IPTABLES = '\n[firewall]\nbackend = "iptables"\n'
+
+
+class Story(NamedTuple):
+    """A change to be killed: how it begins, what happens, and which flows have to be gone then."""
+
+    begin: list[list[str]]  # verbs, from nothing; without any, nothing stops packets before it
+    event: list[str]  # a verb, or "@REASON" with ``lease``
+    lease: dict[str, str] = {}  # noqa: RUF012 - frozen
+    dead: str = "nothing"
+    text: str = config()
+    then: str = ""  # the configuration with the event, if it is another one
+    uplinks: int = 1
+    some: int = 4  # of the changes to files every so many-th is tried
+
+
+OF_OLD = "dst=2001:db8:4000:"
+STORIES = {
+    "the first lease": Story([["restore"]], ["@BOUND6"], dhcp(NEW)),
+    "another prefix": Story([["set", "wan", OLD]], ["@RENEW6"], dhcp(NEW), OF_OLD, some=2),
+    "a prefix taken back": Story([["set", "wan", OLD]], ["@RENEW6"], dhcp(OLD, valid=0,
+                                 preferred=0), OF_OLD),
+    "a fail-over": Story([["set", "one", OLD], ["set", "two", NEW]], ["uplink", "one", "down"],
+                         dead=OF_OLD, text=TWO, uplinks=2),
+    "another backend": Story([["set", "wan", OLD]], ["restore"], then=config() + IPTABLES,
+                             some=2),
+    "the first pass at all": Story([], ["@BOUND6"], dhcp(OLD), f"dst={A} "),
+}
+
+
+class Play:
+    """A story on the router of a network, with hosts that begin new flows all the time."""
+
+    def __init__(self, lab: Lab, story: Story) -> None:
+        self.lab, self.story = lab, story
+        self.router = Router(lab, story.text)
+        lab.write("router", "/etc/before.toml", story.text)
+        environ = lab.directory / "environ"
+        reason = story.event[0][1:]
+        variables = {"interface": "eth0", "reason": reason, **story.lease}
+        environ.write_bytes(b"".join(f"{k}={v}\0".encode() for k, v in variables.items()))
+        self.verb, self.argv = story.event, [*python("pdreactor.cli"), *story.event]
+        if story.lease:
+            self.verb = ["@hook", str(environ)]
+            self.argv = [*python("pdreactor.hook"), "--environ", str(environ)]
+        (self.before,) = recover(self.router, *story.begin, ["@look", story.dead])
+        self.back = [["@copy", "/etc/before.toml", CONFIG], ["flush", "--forget"]]
+        if story.begin:  # without a gap in the guard
+            lab.write("router", "/etc/before.json", lab.read("router", STATE))
+            state = ["@copy", "/etc/before.json", STATE]  # but the chains there are now count
+            self.back[1:] = [["restore"]] if story.then else [state, ["restore"]]
+
+    def undisturbed(self) -> tuple[Look, list[Point]]:
+        """What it ends in, and what it changes on the way."""
+        self.change_configuration()
+        ran = traced(self.lab, self.argv, CHANGING)
+        assert ran.code == 0, ran.said
+        return self.looked(["plan"]), points(ran.trace)
+
+    def change_configuration(self) -> None:
+        if self.story.then:
+            self.router.configure(self.story.then)
+
+    def looked(self, *verbs: list[str]) -> Look:
+        """What there is after these verbs; then back to where the story begins."""
+        end, begin = recover(self.router, *verbs, ["@look", self.story.dead],
+                             *self.back, ["@look", ""])
+        assert begin.kernel == self.before.kernel
+        return end
+
+    def killed(self, point: Point) -> None:
+        ran = traced(self.lab, self.argv, point.name,
+                     [f"{point.name}:signal=KILL:when={point.number}"])
+        assert ran.code == -9, f"not killed at {point}: {ran.said}"
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_killed_at_any_change_one_pass_makes_it_whole(name: str) -> None:
+    """That of ``restore``, or that of the same event again; and no packet leaves untranslated."""
+    story = STORIES[name]
+    with Lab(uplinks=story.uplinks) as lab:
+        lab.nft("router", "table ip6 track { chain c { type filter hook forward priority 0; "
+                          "ct state new; }; }")
+        lab.conntrack_timeout(5)
+        play = Play(lab, story)
+        flows = lab.start_flows(rate=200)
+        before, (after, found) = play.before, play.undisturbed()
+        assert after.codes == [0] and not after.dead
+        chosen = [one for one in found if one.kernel] + [one for one in found if not one.kernel][
+            ::1 if ALL_POINTS else story.some]
+        for number, point in enumerate(chosen):
+            play.change_configuration()
+            play.killed(point)
+            assert free(play.router), point
+            assert not story.begin or '"untranslated ' in play.router.ours(), point
+            left, again = known(play.router), bool(number % 2)
+            assert learned(left) in (learned(before.known), learned(after.known)), point
+            end = play.looked(play.verb if again else ["restore"], ["plan"])
+            lost = learned(left) == learned(before.known) and not again and not story.then
+            wanted = before if lost else after
+            assert end.kernel == wanted.kernel, point
+            assert end.known == wanted.known, point
+            assert end.codes == [0, 0] and (lost or not end.dead), point
+        sent = flows.stop()
+        print(f"{name}: killed at {len(chosen)} of {len(found)} changes, {sent.sent} new flows")
+        isps = ["isp", "isp2"][: story.uplinks]
+        assert sum(lab.count(isp).arrived for isp in isps) > 0
+        assert not story.begin or sum(lab.count(isp).leaked for isp in isps) == 0
+
+
+def learned(document: Any) -> Any:
+    """What an event changes in the state."""
+    return document and [(name, one["down"], one["prefixes"])
+                         for name, one in document["uplinks"].items()]
+
+
+# ---- the kernel refuses ---------------------------------------------------------------------
 
 SWITCHED_OFF = """
 [uplink.one]
