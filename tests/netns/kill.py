@@ -97,9 +97,8 @@ def timeless(document: Any) -> Any:
         return [timeless(one) for one in document]
     if not isinstance(document, dict):
         return document
-    times = ("at", "_at", "_until", "boot")
-    return {key: value is not None if key.endswith(times) else timeless(value)
-            for key, value in document.items()}
+    return {key: value is not None if key.endswith(("at", "_until")) else timeless(value)
+            for key, value in document.items() if key != "clock"}
 
 
 class Look(NamedTuple):

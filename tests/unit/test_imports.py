@@ -28,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "keys": {"errors", "model", "prefix", "marks"},
     "config": {"errors", "keys", "marks", "model", "prefix"},
     "usable": {"model"},
+    "clock": {"model"},
     "desired": {"model", "prefix", "usable"},
     "steering": {"marks", "model", "prefix", "usable"},
     "npt": {"errors", "prefix"},
@@ -39,7 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "nat.netmap": {"model", "nat.table", "prefix"},
     "nat.stateless": {"marks", "model", "nat.table", "prefix"},
     # files and lines
-    "state": {"errors", "keys", "model"},
+    "state": {"clock", "errors", "keys", "model"},
     "document": {"config", "errors", "kernel.rttables", "model", "state"},
     "log": set(),
     "legacy": {"errors", "model", "prefix", "transition"},
@@ -68,8 +69,8 @@ ALLOWED: dict[str, set[str]] = {
 """room -> the rooms that it may import, also inside a function. "" is pdreactor itself."""
 
 PURE = {"errors", "reasons", "model", "marks", "prefix", "events", "transition", "keys", "config",
-        "usable", "desired", "steering", "npt", "translate", "nat.table", "nat.gate", "nat.netmap",
-        "nat.stateless", "nat.chains", "nat.words", "nat.stay", "kernel.xtables"}
+        "usable", "desired", "steering", "npt", "translate", "clock", "nat.table", "nat.gate",
+        "nat.netmap", "nat.stateless", "nat.chains", "nat.words", "nat.stay", "kernel.xtables"}
 IMPURE = {"os", "socket", "fcntl", "subprocess", "time", "select", "signal", "threading",
           "logging", "ctypes", "urllib", "shutil", "pathlib", "syslog", "random"}
 
@@ -199,8 +200,8 @@ NOT_BEFORE_THE_RULES = {
     "pyroute2", "structlog", "tenacity", "dataclasses", "inspect", "subprocess", "argparse", "iptc",
     "asyncio", "difflib", "logging", "pathlib", "tempfile", "threading", "random", "hashlib",
     "urllib", "traceback", "shutil", "importlib.metadata",
-    "pdreactor.conntrack", "pdreactor.routing", "pdreactor.report", "pdreactor.cli",
-    "pdreactor.kernel.ct", "pdreactor.kernel.rtnl", "pdreactor.kernel.process",
+    "pdreactor.clock", "pdreactor.conntrack", "pdreactor.routing", "pdreactor.report",
+    "pdreactor.cli", "pdreactor.kernel.ct", "pdreactor.kernel.rtnl", "pdreactor.kernel.process",
     "pdreactor.kernel.ip6tables", "pdreactor.kernel.libiptc", "pdreactor.nat.iptables",
 }
 
