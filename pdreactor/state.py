@@ -78,6 +78,9 @@ class Lock:
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        except OSError as exc:  # ENOLCK of a network file system
+            os.close(self.fd)
+            raise _error("lock", self.path, exc) from exc
         return True
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None,

@@ -67,7 +67,7 @@ def test_over_a_reboot_time_passes_as_far_as_the_clock_can_tell(
 
 
 def test_1970_and_then_ntp(moment: list[Moment], tmp_path: Path) -> None:
-    """A boot without a clock: what was learned before, and what is learned then, expires in time."""
+    """A boot without a clock: what was learned before, and then, expires in time."""
     state.save(str(tmp_path), KNOWN)
     moment.append(Moment(THERE, 8, 8))
     known, _ = state.load(str(tmp_path))

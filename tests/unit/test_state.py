@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -191,6 +193,76 @@ def test_the_state_before_counts_when_the_file_is_damaged(tmp_path: Path) -> Non
         known, line = state.load(str(tmp_path), keep=keep)
         assert known == first
         assert "the state before it is used" in line
+
+
+def linked(file: Path) -> None:
+    file.rename(file.with_name("elsewhere"))
+    file.symlink_to(file.with_name("elsewhere"))
+
+
+def replaced_by_a_fifo(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file, 0o600)
+
+
+def replaced_by_a_device(file: Path) -> None:
+    """/dev/zero never ends."""
+    file.unlink()
+    os.mknod(file, 0o600 | stat.S_IFCHR, os.makedev(1, 5))
+
+
+def replaced_by_a_socket(file: Path) -> None:
+    file.unlink()
+    with socket.socket(socket.AF_UNIX) as here:
+        here.bind(str(file))
+
+
+NOT_OURS: dict[str, Callable[[Path], None]] = {
+    "a link": linked,
+    "a fifo": replaced_by_a_fifo,
+    "a device": replaced_by_a_device,
+    "a socket": replaced_by_a_socket,
+    "another user's": lambda file: os.chown(file, 1000, 1000),
+    "a file for all to write": lambda file: file.chmod(0o666),
+    "a file for a group to write": lambda file: file.chmod(0o660),
+}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes devices and other people's files")
+@pytest.mark.parametrize("what", NOT_OURS)
+def test_a_file_that_others_can_have_made_is_set_aside(what: str, tmp_path: Path) -> None:
+    """And nobody waits for it. (In a directory that everybody can write to it is easily made.)"""
+    tmp_path.chmod(0o777)
+    first = after(reply(*told(P1)))
+    state.save(str(tmp_path), first)
+    state.save(str(tmp_path), KNOWN)
+    NOT_OURS[what](tmp_path / state.FILE)
+    for keep in (True, False):
+        known, line = state.load(str(tmp_path), keep=keep)
+        assert known == first
+        assert "damaged" in line and line.isprintable()
+        assert ("regular file" in line) != ("can write to it" in line)
+    assert os.path.lexists(tmp_path / "state.json.damaged")
+    state.save(str(tmp_path), KNOWN)
+    assert state.load(str(tmp_path)) == (KNOWN, "")
+
+
+def test_the_shelter_counts_while_it_is_there(tmp_path: Path, shelter: Path) -> None:
+    state.save(str(tmp_path), State({}))
+    shelter.mkdir()
+    file = shelter / f"{str(tmp_path)[1:].replace('/', '-')}-state.json"
+    file.write_bytes(state.encode(KNOWN))
+    assert state.load(str(tmp_path)) == (
+        KNOWN, f"{tmp_path}/state.json could not be written; the state was kept in {file}")
+    file.write_bytes(b"{")
+    assert state.load(str(tmp_path)) == (State({}), "")
+    file.write_bytes(state.encode(KNOWN))
+    state.save(str(tmp_path), KNOWN)
+    assert not file.exists()
+    assert state.load(str(tmp_path)) == (KNOWN, "")
+    file.write_bytes(b"")
+    state.forget(str(tmp_path))
+    assert not file.exists()
 
 
 def loads(raw: bytes, directory: Path) -> None:
