@@ -53,7 +53,7 @@ class KernelError(PdreactorError):
 
 
 class KernelBusy(KernelError):
-    """The kernel could not take the change just now (EBUSY, EAGAIN, ENOBUFS, EINTR)."""
+    """The kernel could not take the change just now (EBUSY, EAGAIN, ENOBUFS, EINTR, ENOMEM)."""
 
     exit_code = EX_TEMPFAIL
     retry = True

@@ -212,6 +212,14 @@ class State(NamedTuple):
     traces: "Traces | None" = None  # of the layout
 
 
+class Moment(NamedTuple):
+    """One moment by both clocks of the machine."""
+
+    boot: str  # the boot's id: a boottime of another boot says nothing
+    uptime: int  # CLOCK_BOOTTIME, seconds: goes on while the machine is suspended
+    wall: int  # seconds since the epoch
+
+
 # ---- desired: what the kernel should hold ----------------------------------------------------
 
 Pair = tuple[IPv6Network, IPv6Network]

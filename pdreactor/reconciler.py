@@ -91,6 +91,9 @@ def heard(config: Config, variables: events.Variables, commands: "Commands | Non
                 refused = _learn(config, uplink, reason, parse, held) or refused
             except state.Unsaved as exc:
                 unsaved = exc
+            except StateError:
+                _guard_at_least(config)
+                raise
     if uplinks and not (refused and len(uplinks) == 1):
         reconcile(config, reason, unsaved, commands)
     if refused:
@@ -284,6 +287,21 @@ def _up_to_date(config: Config, errors: list[PdreactorError]) -> State:
     except state.Unsaved as exc:
         errors.append(exc)
         return exc.known
+    except StateError:
+        _guard_at_least(config)
+        raise
+
+
+def _guard_at_least(config: Config) -> None:
+    """The state cannot be read: what is in the kernel stays. At boot that is nothing, and then it
+    gets the guard."""
+    nothing = desired(config, State({}), _links(config), int(time.time())).nat
+    try:
+        for part in Firewall(config, nothing, ()).plan():
+            if part.exposed:
+                part.apply()
+    except PdreactorError:
+        pass  # why the state cannot be read is what counts
 
 
 def current(known: State, config: Config) -> State:

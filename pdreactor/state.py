@@ -14,12 +14,20 @@ Layout on disk, below ``state_dir``::
 
 A file is replaced by: temporary file beside it, fsync, rename, fsync of the directory (rename(2),
 fsync(2)). The locks are flock(2) locks: they end with their process, nothing is left behind.
+
+While the disk is full, read-only or broken the state is kept in /run/pdreactor, to the next reboot,
+and what is there counts: else the next pass would bring back what the file still has.
+
+Points in time are wall-clock times. The file also says when it was written, by the wall clock and
+by CLOCK_BOOTTIME (clock_gettime(2)), which nobody sets: when the wall clock was set since, all
+points in time are moved along, so that lifetimes last as long as they were told to.
 """
 
 import errno
 import fcntl
 import json
 import os
+import stat
 import time
 from ipaddress import IPv6Network
 from types import TracebackType
@@ -27,15 +35,29 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import PermissionDenied, Refused, StateError
 from .keys import chain_name
-from .model import Down, Happening, Holding, Prefix, Refusal, Stamp, State, UplinkState
+from .model import (
+    Down,
+    Happening,
+    Holding,
+    Moment,
+    Prefix,
+    Refusal,
+    Stamp,
+    State,
+    UplinkState,
+)
 
 if TYPE_CHECKING:
     from .layout.model import Traces
 
 FORMAT = 1
 FILE = "state.json"
+CONFIGURATION = "config.json"
 LIMIT = 4 << 20
 """No state file of ours is larger than this many bytes."""
+SHELTER = "/run/pdreactor"
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+"""What a disk says that takes nothing more."""
 
 
 class Lock:
@@ -46,14 +68,7 @@ class Lock:
         self.timeout = timeout
 
     def __enter__(self) -> "Lock":
-        _make_directory(os.path.dirname(self.path))
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        try:
-            self.fd = os.open(self.path, flags, 0o600)
-        except OSError as exc:
-            if exc.errno != errno.EROFS:
-                raise _error("open the lock", self.path, exc) from exc
-            self.fd = _open_read_only(self.path)
+        self.fd = _open_lock(self.path)
         deadline = time.monotonic() + self.timeout
         while not self._taken():
             if time.monotonic() > deadline:
@@ -73,11 +88,14 @@ class Lock:
 
     def _taken(self) -> bool:
         if self.fd < 0:
-            return True  # on a read-only disk, and never made: nobody can write there
+            return True  # it can be made nowhere, so nobody can write there
         try:
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        except OSError as exc:  # ENOLCK of a network file system
+            os.close(self.fd)
+            raise _error("lock", self.path, exc) from exc
         return True
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None,
@@ -102,8 +120,14 @@ def load(directory: str, *, keep: bool = False) -> tuple[State, str]:
     is an empty state. Raises StateError when the file cannot be read or is of a newer pdreactor.
     """
     path = os.path.join(directory, FILE)
+    sheltered = _shelter(path)
     try:
-        return decode(_read(path)), ""
+        return (decode(_read(sheltered), now()),
+                f"{path} could not be written; the state was kept in {sheltered}")
+    except (OSError, *DAMAGE):
+        pass
+    try:
+        return decode(_read(path), now()), ""
     except (FileNotFoundError, NotADirectoryError):
         known, what = _before(path)
         return known, f"{path} is missing: {what}" if known != State({}) else ""
@@ -119,23 +143,49 @@ DAMAGE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 def _read(path: str) -> bytes:
-    with open(path, "rb") as file:
+    """The content of a file that only we, or root, can have written; ValueError for another."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as exc:
+        if exc.errno in (errno.ELOOP, errno.ENXIO):
+            raise ValueError("a symbolic link, or not a regular file") from None
+        raise
+    with open(fd, "rb") as file:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("not a regular file")
+        if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
+            raise ValueError(f"user {status.st_uid} or others can write to it")
         return file.read(LIMIT + 1)
 
 
 def _before(path: str) -> tuple[State, str]:
     """The state before the damaged one, and words for it."""
     try:
-        return decode(_read(f"{path}.old")), "the state before it is used"
+        return decode(_read(f"{path}.old"), now()), "the state before it is used"
     except (OSError, *DAMAGE):
         return State({}), "nothing is known until the next lease event (dhcpcd -N asks for one)"
 
 
 def save(directory: str, state: State) -> None:
-    """Replace the state file. Raises StateError; the old file is whole in that case."""
+    """Replace the state file. Raises StateError; the old file is whole in that case, and when it is
+    for the disk the state is kept elsewhere."""
     path = os.path.join(directory, FILE)
-    _keep(path)
-    replace_file(path, encode(state))
+    sheltered, text = _shelter(path), encode(state, now())
+    try:
+        _make_directory(directory)
+        _keep(path)
+        replace_file(path, text)
+    except StateError as exc:
+        if not _is_of_disk(exc.__cause__):
+            raise
+        try:
+            _make_directory(SHELTER)
+            replace_file(sheltered, text)
+        except (StateError, PermissionDenied):
+            raise exc from exc.__cause__
+        raise StateError(f"{exc}; the new one is in {sheltered} until the next reboot") from exc
+    _remove(sheltered)
 
 
 def _keep(path: str) -> None:
@@ -152,8 +202,9 @@ def _keep(path: str) -> None:
 def replace_file(path: str, content: bytes, mode: int = 0o600) -> None:
     """Write ``content`` so that a reader, also one after a power cut, sees all of it or the old."""
     temporary = f"{path}.{os.getpid()}.tmp"
+    _remove(temporary)  # whoever has left it, it is not ours any more
     try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         try:
             _write_all(fd, content)
             os.fsync(fd)
@@ -166,15 +217,16 @@ def replace_file(path: str, content: bytes, mode: int = 0o600) -> None:
         raise _error("write", path, exc) from exc
 
 
-OTHERS = ("state.lock", "pass.lock", "watch.lock", "config.json", "counters.json")
+OTHERS = ("state.lock", "pass.lock", "watch.lock", "counters.json")
 
 
 def forget(directory: str) -> None:
     """Remove every file of ours from the state directory, and the directory when it is empty."""
     names = os.listdir(directory) if os.path.isdir(directory) else []
     for name in names:
-        if name.startswith(FILE) or name in OTHERS:
+        if name.startswith((FILE, CONFIGURATION)) or name in OTHERS:
             _remove(os.path.join(directory, name))
+    _remove(_shelter(os.path.join(directory, FILE)))
     try:
         os.rmdir(directory)
     except OSError:
@@ -182,17 +234,18 @@ def forget(directory: str) -> None:
 
 
 def sweep(directory: str) -> None:
-    """Remove temporary files of writers that were killed; call with state.lock held."""
-    for name in os.listdir(directory):
-        if name.startswith(FILE + ".") and name.endswith(".tmp"):
+    """Remove temporary files of writers that were killed; call with state.lock held. (Who is just
+    writing config.json then does it next time.)"""
+    for name in os.listdir(directory) if os.path.isdir(directory) else ():
+        if name.startswith((FILE, CONFIGURATION)) and name.endswith(".tmp"):
             _remove(os.path.join(directory, name))
 
 
 # ---- text form ---------------------------------------------------------------------------------
 
 
-def encode(state: State) -> bytes:
-    """The state as the JSON text of format 1."""
+def encode(state: State, moment: Moment | None = None) -> bytes:
+    """The state as the JSON text of format 1, written at a moment."""
     document = {
         "format": FORMAT,
         "uplinks": {name: _uplink_out(uplink) for name, uplink in state.uplinks.items()},
@@ -211,12 +264,15 @@ def encode(state: State) -> bytes:
         from .layout import traces
 
         document["layout"] = traces.encode(state.traces)
+    if moment:
+        document["clock"] = list(moment)
     return json.dumps(document, indent=1).encode() + b"\n"
 
 
-def decode(raw: bytes) -> State:
-    """The state in a JSON text. Raises ValueError, KeyError or TypeError when it is damaged, and
-    StateError when it is of a newer format. Nothing in it is trusted."""
+def decode(raw: bytes, here: Moment | None = None) -> State:
+    """The state in a JSON text, its points in time as the clock is ``here``. Raises ValueError,
+    KeyError or TypeError when it is damaged, and StateError when it is of a newer format. Nothing
+    in it is trusted."""
     if len(raw) > LIMIT:
         raise ValueError(f"larger than {LIMIT} bytes")
     document = json.loads(raw)
@@ -237,8 +293,10 @@ def decode(raw: bytes) -> State:
     modes = tuple((_internal(n), str(u), str(mode)) for n, u, mode in document.get("modes", ()))
     leading = tuple((_internal(n), str(uplink)) for n, uplink in document.get("leading", ()))
     left, tabled = (tuple(map(str, document.get(key, ()))) for key in ("left", "tabled"))
-    return State(uplinks, doomed, history, applied, bool(document.get("exposed")), numbers, held,
-                 modes, leading, left, tabled, _traces(document.get("layout")))
+    known = State(uplinks, doomed, history, applied, bool(document.get("exposed")), numbers, held,
+                  modes, leading, left, tabled, _traces(document.get("layout")))
+    written = _moment_in(document.get("clock"))
+    return known if not (written and here) else _on_todays_clock(known, written, here)
 
 
 def _traces(document: Any) -> "Traces | None":
@@ -247,6 +305,23 @@ def _traces(document: Any) -> "Traces | None":
     from .layout import traces
 
     return traces.decode(document)
+
+
+def _on_todays_clock(known: State, written: Moment, here: Moment) -> State:
+    passed = here.uptime - written.uptime
+    if written.boot == here.boot and abs(here.wall - written.wall - passed) <= 1:
+        return known  # the usual case; what follows is not even loaded
+    from . import clock
+
+    moved = clock.moved(written, here)
+    return clock.shifted(known, moved) if moved else known
+
+
+def _moment_in(entry: Any) -> Moment | None:
+    if entry is None:
+        return None
+    boot, uptime, wall = entry
+    return Moment(_line(boot), _number(uptime), _number(wall))
 
 
 def _holding_in(variant: Any, dnat: Any, snat: Any, jumps: Any, modes: Any) -> Holding:
@@ -338,7 +413,20 @@ def _maybe(value: Any) -> int | None:
     return None if value is None else _number(value)
 
 
-# ---- files -----------------------------------------------------------------------------------
+# ---- files and clocks --------------------------------------------------------------------------
+
+
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+
+
+def now() -> Moment | None:
+    """This moment; None where the kernel does not say which boot this is."""
+    try:
+        with open(BOOT_ID, encoding="ascii") as file:
+            boot = file.read(64).strip()
+    except OSError:
+        return None
+    return Moment(boot, int(time.clock_gettime(time.CLOCK_BOOTTIME)), int(time.time()))
 
 
 def _set_aside(path: str) -> str:
@@ -349,18 +437,43 @@ def _set_aside(path: str) -> str:
     return f"; it was set aside as {path}.damaged"
 
 
-def _open_read_only(path: str) -> int:
-    try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        return -1
-
-
 def _make_directory(directory: str) -> None:
     try:
         os.makedirs(directory, 0o755, exist_ok=True)
     except OSError as exc:
         raise _error("make the directory", directory, exc) from exc
+
+
+def _open_lock(path: str) -> int:
+    """A file to lock. One on a disk that takes nothing more serves as it is, else one in the
+    shelter does; -1 when there is none."""
+    try:
+        return _made(path)
+    except OSError as exc:
+        if not _is_of_disk(exc):
+            raise _error("open the lock", path, exc) from exc
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        pass
+    try:
+        return _made(_shelter(path))
+    except OSError:
+        return -1
+
+
+def _made(path: str) -> int:
+    os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+def _shelter(path: str) -> str:
+    """Where a file is while its disk takes nothing more."""
+    return os.path.join(SHELTER, os.path.abspath(path).strip("/").replace("/", "-"))
+
+
+def _is_of_disk(exc: BaseException | None) -> bool:
+    return isinstance(exc, OSError) and exc.errno in DISK
 
 
 def _write_all(fd: int, content: bytes) -> None:
@@ -387,4 +500,10 @@ def _error(what: str, path: str, exc: OSError) -> StateError | PermissionDenied:
     if isinstance(exc, PermissionError):
         return PermissionDenied(f"cannot {what} {path}: {exc.strerror}; run it as root, and inside "
                                 f"a sandboxed unit make state_dir writable (see contrib/systemd)")
-    return StateError(f"cannot {what} {path}: {exc.strerror}; the last good state is kept")
+    advice = ADVICE.get(exc.errno or 0, "")
+    return StateError(f"cannot {what} {path}: {exc.strerror}{advice}; the last good state is kept")
+
+
+ADVICE = {errno.ENOSPC: " (make room there)", errno.EDQUOT: " (make room there)",
+          errno.EROFS: " (mount it for writing, or set another state_dir)",
+          errno.EIO: " (is the disk broken? see dmesg)"}

@@ -13,15 +13,14 @@ from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
 from .retry import persistently
-from .rtnl import dumped, explained  # first: it explains a missing pyroute2
+from .rtnl import FAILURES, dumped, explained, number_of  # first: it explains a missing pyroute2
 
-from pyroute2.netlink.exceptions import NetlinkError  # isort: skip
 from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple, NFCTSocket  # isort: skip
 
 
 def flush(marks: Iterable[tuple[int, int]]) -> int:
     """Remove every IPv6 flow that has one of these (mark, mask); returns how many there were."""
-    sock, number = NFCTSocket(nfgen_family=socket.AF_INET6), 0
+    sock, number = _open(), 0
     try:
         for mark, mask in marks:
             if mark & mask:  # 0 would be every flow that is not ours
@@ -32,10 +31,17 @@ def flush(marks: Iterable[tuple[int, int]]) -> int:
     return number
 
 
+def _open() -> NFCTSocket:
+    try:
+        return NFCTSocket(nfgen_family=socket.AF_INET6)
+    except OSError as exc:
+        raise explained(exc, "open a conntrack socket") from exc
+
+
 def _flush(sock: NFCTSocket, mark: int, mask: int) -> None:
     try:
         sock.flush(mark=mark, mark_mask=mask)
-    except NetlinkError as exc:
+    except FAILURES as exc:
         raise explained(exc, f"remove the flows with conntrack mark {mark:#010x}") from exc
 
 
@@ -84,7 +90,7 @@ def remove_untranslated(internal: list[IPv6Network], near: list[IPv6Network],
     """
     if _count() > MOST_READ:
         return -1
-    sock = NFCTSocket(nfgen_family=socket.AF_INET6)
+    sock = _open()
     try:
         found = [tup for entry in dumped(sock.dump, "read the conntrack entries")
                  if (peer := _peer(entry, internal, near)) and leaves(peer)
@@ -134,6 +140,6 @@ def _tuple(entry: Any) -> NFCTAttrTuple | None:
 def _delete(sock: NFCTSocket, tup: NFCTAttrTuple) -> None:
     try:
         sock.entry("del", tuple_orig=tup)
-    except NetlinkError as exc:
-        if exc.code != errno.ENOENT:  # it ended by itself
+    except FAILURES as exc:
+        if number_of(exc) != errno.ENOENT:  # it ended by itself
             raise explained(exc, "remove a conntrack entry") from exc

@@ -13,6 +13,8 @@ from _socket import socket as Socket
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv6Address, IPv6Network
 
+from ..errors import KernelError
+
 SIOCGIFFLAGS = 0x8913
 IFF_UP = 0x1
 IFF_POINTOPOINT = 0x10
@@ -32,7 +34,10 @@ def direct(names: Iterable[str]) -> set[str]:
 
 
 def _flags(names: Iterable[str]) -> Iterator[tuple[str, int]]:
-    probe = Socket(AF_INET6, SOCK_DGRAM)
+    try:
+        probe = Socket(AF_INET6, SOCK_DGRAM)
+    except OSError as exc:
+        raise KernelError(f"cannot look at the interfaces: {exc.strerror}") from exc
     for name in names:
         request = struct.pack("16sH14x", name.encode()[:15], 0)
         try:

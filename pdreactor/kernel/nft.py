@@ -20,7 +20,8 @@ from .retry import persistently
 
 PACKAGES = ("python3-nftables on Debian, Ubuntu and Fedora, nftables on Arch, "
             "py3-nftables on Alpine")
-BUSY = tuple(os.strerror(n) for n in (errno.EBUSY, errno.EAGAIN, errno.ENOBUFS, errno.EINTR))
+BUSY = tuple(os.strerror(n) for n in (
+    errno.EBUSY, errno.EAGAIN, errno.ENOBUFS, errno.EINTR, errno.ENOMEM))
 FORBIDDEN = tuple(os.strerror(n) for n in (errno.EPERM, errno.EACCES))
 UNKNOWN = tuple(os.strerror(n) for n in (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT))
 """What nfnetlink says of a subsystem that it does not have."""

@@ -28,12 +28,14 @@ TYPES = {"unicast": 1, "local": 2, "anycast": 4, "blackhole": 6, "unreachable": 
 NAMES = {number: name for name, number in TYPES.items()}
 LOCAL_TABLE = 255
 REJECTING = ("blackhole", "unreachable", "prohibit")
-BUSY = (errno.EBUSY, errno.EAGAIN, errno.ENOBUFS, errno.EINTR)
+BUSY = (errno.EBUSY, errno.EAGAIN, errno.ENOBUFS, errno.EINTR, errno.ENOMEM)
 
 
 DEFAULT = IPv6Network("::/0")
 DEAD = 0x1 | 0x10
 """rtm_flags: RTNH_F_DEAD, RTNH_F_LINKDOWN."""
+FAILURES = (NetlinkError, OSError)
+"""What the kernel says of a request, and what the socket says of itself."""
 ONLINK = 0x4
 PREFERENCES = {1: 1, 3: -1}
 """RTA_PREF: linux/icmpv6.h ICMPV6_ROUTER_PREF_HIGH and _LOW; all else is medium, 0."""
@@ -66,7 +68,10 @@ class Rtnl:
     """An open rtnetlink socket; use it in a ``with`` statement."""
 
     def __enter__(self) -> "Rtnl":
-        self.ip = IPRoute()
+        try:
+            self.ip = IPRoute()
+        except OSError as exc:
+            raise explained(exc, "open an rtnetlink socket") from exc
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None,
@@ -122,7 +127,7 @@ class Rtnl:
         """The number of the interface that packets to an address leave by; 0 for none."""
         try:
             found = self.ip.route("get", family=socket.AF_INET6, dst=str(target))
-        except NetlinkError:
+        except FAILURES:
             return 0  # no route
         return int(found[0].get_attr("RTA_OIF") or 0) if found else 0
 
@@ -166,8 +171,8 @@ class Rtnl:
         def attempt() -> None:
             try:
                 call(command, **request)
-            except NetlinkError as exc:
-                if exc.code not in fine:
+            except FAILURES as exc:
+                if number_of(exc) not in fine:
                     raise explained(exc, f"{command} the {what}") from exc
 
         persistently(attempt)
@@ -239,18 +244,22 @@ def dumped(dump: Callable[[], Iterable[Any]], doing: str) -> list[Any]:
     def attempt() -> list[Any]:
         try:
             return list(dump())
-        except NetlinkError as exc:
+        except FAILURES as exc:
             raise explained(exc, doing) from exc
 
     return persistently(attempt)
 
 
-def explained(exc: NetlinkError, doing: str) -> KernelError | PermissionDenied:
+def number_of(exc: NetlinkError | OSError) -> int:
+    """Its errno; negative when a dump was interrupted (NetlinkDumpInterrupted)."""
+    return int(exc.errno or 0) if isinstance(exc, OSError) else int(exc.code)
+
+
+def explained(exc: NetlinkError | OSError, doing: str) -> KernelError | PermissionDenied:
     """The error of ours that a netlink error is."""
-    reason = f"cannot {doing}: {exc.args[-1]}"
-    if exc.code == errno.EPERM:
+    number, reason = number_of(exc), f"cannot {doing}: {exc.args[-1]}"
+    if number == errno.EPERM:
         return PermissionDenied(f"{reason}; this needs root or CAP_NET_ADMIN")
-    if exc.code == errno.EACCES:  # not of privileges: fib6_nh_init
+    if number == errno.EACCES:  # not of privileges: fib6_nh_init
         return KernelError(f"{reason}; IPv6 is switched off on that interface (disable_ipv6)")
-    interrupted = exc.code < 0  # NetlinkDumpInterrupted
-    return KernelBusy(reason) if interrupted or exc.code in BUSY else KernelError(reason)
+    return KernelBusy(reason) if number < 0 or number in BUSY else KernelError(reason)

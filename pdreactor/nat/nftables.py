@@ -351,10 +351,16 @@ def clean(nft: Nft, change: Change) -> None:
     """Delete what the change left over, and look whether the table is as desired."""
     if text := _clean(change):
         nft.run(text, "delete the old maps of table ip6 pdreactor")
-    after = observe(nft, None)
-    if after is None or not same(change.desired, after):
-        raise KernelError("table ip6 pdreactor is not as it was written: another program changes "
-                          "it at the same time; nft monitor shows which")
+    for _ in range(LOOKS):
+        after = observe(nft, None)
+        if after is not None and same(change.desired, after):
+            return
+    raise KernelError("table ip6 pdreactor is not as it was written: another program changes it at "
+                      "the same time; nft monitor shows which")
+
+
+LOOKS = 2
+"""libnftables takes some errors of the kernel for the end of a list."""
 
 
 def exposed(change: Change) -> bool:

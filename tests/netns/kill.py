@@ -42,13 +42,13 @@ class Ran(NamedTuple):
 
 
 def traced(lab: Lab, argv: Sequence[str], names: str, inject: Sequence[str] = (),
-           env: dict[str, str] | None = None, follow: bool = False) -> Ran:
+           options: Sequence[str] = ()) -> Ran:
     """Run a program on the router under strace."""
     log = lab.directory / "strace"
     tamper = [word for one in inject for word in ("-e", f"inject={one}")]
-    done = lab.run("router", [STRACE, *["-f"] * follow, "-s", "40", "-o", str(log),
+    done = lab.run("router", [STRACE, "-s", "40", "-o", str(log), *options,
                               "-e", f"trace={names}", *tamper, "--", *argv],
-                   check=False, timeout=60, env={**ENVIRONMENT, **(env or {})})
+                   check=False, timeout=60, env=ENVIRONMENT)
     return Ran(done.returncode, done.stderr, log.read_text(errors="replace"))
 
 
@@ -97,9 +97,8 @@ def timeless(document: Any) -> Any:
         return [timeless(one) for one in document]
     if not isinstance(document, dict):
         return document
-    times = ("at", "_at", "_until", "boot")
-    return {key: value is not None if key.endswith(times) else timeless(value)
-            for key, value in document.items()}
+    return {key: value is not None if key.endswith(("at", "_until")) else timeless(value)
+            for key, value in document.items() if key != "clock"}
 
 
 class Look(NamedTuple):

@@ -5,10 +5,23 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.lab import Lab
+from tests.lab import SERVER, Lab
 
-from .kill import CHANGING, Look, Point, free, known, points, recover, traced
-from .pd import CONFIG, NEEDS_ROOT, NEW, OLD, STATE, A, Router, config, dhcp, python, reaches
+from .kill import CHANGING, Look, Point, files, free, known, points, recover, traced
+from .pd import (
+    CONFIG,
+    NEEDS_ROOT,
+    NEW,
+    OLD,
+    STATE,
+    A,
+    Router,
+    config,
+    dhcp,
+    python,
+    reaches,
+    unanswered,
+)
 from .test_uplinks import TWO
 
 pytestmark = NEEDS_ROOT
@@ -133,6 +146,113 @@ def learned(document: Any) -> Any:
     """What an event changes in the state."""
     return document and [(name, one["down"], one["prefixes"])
                          for name, one in document["uplinks"].items()]
+
+
+# ---- the disk ------------------------------------------------------------------------------------
+
+WHERE = os.path.dirname(STATE)
+SHELTER = "/run/pdreactor/var-lib-pdreactor-state.json"
+
+
+DISKS = {  # how the disk becomes so that it takes nothing more, and how it takes it again
+    "full": (f"mount -t tmpfs -o size=32k none /mnt; cp -a {STATE} /mnt; "
+             "ln /mnt/state.json /mnt/state.json.old; touch /mnt/state.lock /mnt/pass.lock; "
+             f"mount --move /mnt {WHERE}; head -c 99999 /dev/zero >{WHERE}/large || true",
+             f"rm {WHERE}/large"),
+    "no room for another file, so for no lock": (
+        f"mount -t tmpfs -o nr_inodes=3 none /mnt; cp -a {STATE} {STATE}.old /mnt; "
+        f"mount --move /mnt {WHERE}", f"mount -o remount,nr_inodes=99 {WHERE}"),
+    "read-only": (f"mount --bind {WHERE} {WHERE}; mount -o remount,ro,bind {WHERE}",
+                  f"umount {WHERE}"),
+    "read-only, and without the directory": (
+        f"rm -r {WHERE}; mount --bind /var/lib /var/lib; mount -o remount,ro,bind /var/lib",
+        "umount /var/lib"),
+}
+
+
+def complaints(said: str) -> list[str]:
+    """What is wrong, of what was said."""
+    return [line for line in said.splitlines() if "level='info'" not in line]
+
+
+@pytest.mark.parametrize("disk", DISKS)
+def test_a_prefix_that_cannot_be_stored_is_translated_and_not_lost(
+        lab: Lab, router: Router, disk: str) -> None:
+    """Not even by the passes that follow."""
+    fails, works = DISKS[disk]
+    router.set(OLD)
+    router.run("sh", "-ec", fails)
+    done = router.hook("RENEW6", dhcp(NEW), code=74)
+    (line,) = complaints(done.stderr)
+    assert f"the new one is in {SHELTER} until the next reboot" in line
+    assert "make room" in line or "mount it for writing" in line
+    assert reaches(lab, "a", SERVER) and reaches(lab, "isp", router.outside(A, NEW))
+    (line,) = complaints(router.pd("restore", code=74).stderr)
+    assert SHELTER in line
+    assert next(iter(router.prefixes())) == NEW and "could not be written" in str(router.status())
+    assert reaches(lab, "isp", router.outside(A, NEW))
+    assert router.run("sh", "-c", f"ls {WHERE}/*.tmp 2>/dev/null; true") == ""
+    router.run("sh", "-ec", works)
+    router.pd("restore")
+    assert NEW in lab.read("router", STATE)
+    assert not lab.path("router", SHELTER).exists()
+    assert router.status()["ok"]
+    with router.unwritten():
+        router.pd("restore")
+
+
+FAULTS = {  # what fails, where, and how: exit code, whether the event counts
+    "write error": ("write", "EIO:when=1..5+2", "", 74, True),
+    "fsync error": ("fsync", "EIO", "", 74, True),
+    "rename refused": ("rename", "EACCES", "", 77, True),
+    "read error": ("read", "EIO", STATE, 74, False),
+    "not readable": ("openat", "EACCES", STATE, 77, False),
+    "lock not readable": ("openat", "EACCES", f"{WHERE}/state.lock", 77, False),
+    "locks refused": ("flock", "ENOLCK", "", 74, False),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_file_that_fails_is_one_line_and_the_last_good_state_stays(
+        lab: Lab, router: Router, name: str) -> None:
+    call, error, path, code, counts = FAULTS[name]
+    router.hook("BOUND6", dhcp(OLD))
+    stored, rules = known(router), router.ours()
+    environ = lab.directory / "environ"
+    variables = {"interface": "eth0", "reason": "RENEW6", **dhcp(NEW)}
+    environ.write_bytes(b"".join(f"{k}={v}\0".encode() for k, v in variables.items()))
+    only = ["-P", path] if path else []
+    ran = traced(lab, [*python("pdreactor.hook"), "--environ", str(environ)], call,
+                 [f"{call}:error={error}"], options=only)
+    assert ran.code == code, ran.said
+    assert len(complaints(ran.said)) == 1, ran.said
+    assert WHERE in ran.said
+    assert known(router) == stored, "the file is the last good one"
+    assert (NEW in router.ours()) == counts
+    assert counts or router.ours() == rules
+    assert free(router)
+    router.hook("RENEW6", dhcp(NEW))
+    assert router.status()["ok"] and router.prefixes() == {NEW: "current", OLD: "superseded"}
+    assert files(router) >= {"state.json", "state.json.old"}
+    assert not [one for one in files(router) if one.endswith(".tmp")]
+
+
+def test_a_state_that_cannot_be_read_leaves_the_rules_and_at_boot_the_guard(
+        lab: Lab, router: Router) -> None:
+    router.set(OLD)
+    before = router.ours()
+    lab.write("router", STATE, '{"format": 99}')
+    for call in (lambda: router.pd("restore", code=74),
+                 lambda: router.hook("RENEW6", dhcp(NEW), code=74)):
+        assert "newer" in call().stderr
+        assert router.ours() == before
+        router.wipe()
+        call()
+        assert '"untranslated ' in router.ours() and "policy-fail" in router.ours()
+        assert unanswered(lab, "a", SERVER)
+        lab.nft("router", f"table ip6 pdreactor; delete table ip6 pdreactor; {before}")
+    assert lab.count().leaked == 0
+    assert lab.read("router", STATE) == '{"format": 99}'
 
 
 # ---- the kernel refuses ---------------------------------------------------------------------

@@ -29,6 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "reading": {"errors", "keys", "prefix"},
     "config": {"errors", "keys", "layout.config", "marks", "model", "prefix", "reading"},
     "usable": {"model"},
+    "clock": {"model"},
     "desired": {"model", "prefix", "usable"},
     "steering": {"marks", "model", "prefix", "usable"},
     "npt": {"errors", "prefix"},
@@ -52,7 +53,7 @@ ALLOWED: dict[str, set[str]] = {
     "layout.steps": {"errors", "kernel.rtlink", "kernel.rtnl", "layout", "layout.draft",
                      "layout.laying", "layout.model", "layout.sources", "model"},
     # files and lines
-    "state": {"errors", "keys", "layout", "layout.model", "layout.traces", "model"},
+    "state": {"clock", "errors", "keys", "layout", "layout.model", "layout.traces", "model"},
     "document": {"config", "errors", "kernel.rttables", "model", "state"},
     "log": set(),
     "legacy": {"errors", "model", "prefix", "transition"},
@@ -104,12 +105,12 @@ ALLOWED: dict[str, set[str]] = {
 """room -> the rooms that it may import, also inside a function. "" is pdreactor itself."""
 
 PURE = {"errors", "reasons", "model", "marks", "prefix", "events", "transition", "keys", "config",
-        "usable", "desired", "steering", "npt", "translate", "nat.table", "nat.gate", "nat.netmap",
-        "nat.stateless", "nat.chains", "nat.words", "nat.stay", "kernel.xtables", "metrics",
-        "reading", "layout", "layout.model", "layout.keys", "layout.config", "layout.draft",
-        "layout.sources", "layout.traces", "doctor.facts", "doctor.conf", "doctor.packet",
-        "doctor.nftables", "doctor.iptables", "doctor.machine", "doctor.internal",
-        "doctor.firewall", "doctor.routing", "doctor.dhcpcd"}
+        "usable", "desired", "steering", "npt", "translate", "clock", "nat.table", "nat.gate",
+        "nat.netmap", "nat.stateless", "nat.chains", "nat.words", "nat.stay", "kernel.xtables",
+        "metrics", "reading", "layout", "layout.model", "layout.keys", "layout.config",
+        "layout.draft", "layout.sources", "layout.traces", "doctor.facts", "doctor.conf",
+        "doctor.packet", "doctor.nftables", "doctor.iptables", "doctor.machine",
+        "doctor.internal", "doctor.firewall", "doctor.routing", "doctor.dhcpcd"}
 IMPURE = {"os", "socket", "fcntl", "subprocess", "time", "select", "signal", "threading",
           "logging", "ctypes", "urllib", "shutil", "pathlib", "syslog", "random"}
 
@@ -248,8 +249,8 @@ NOT_BEFORE_THE_RULES = {
     "pyroute2", "structlog", "tenacity", "dataclasses", "inspect", "subprocess", "argparse", "iptc",
     "asyncio", "difflib", "logging", "pathlib", "tempfile", "threading", "random", "hashlib",
     "urllib", "traceback", "shutil", "importlib.metadata",
-    "pdreactor.conntrack", "pdreactor.routing", "pdreactor.report", "pdreactor.cli",
-    "pdreactor.kernel.ct", "pdreactor.kernel.rtnl", "pdreactor.kernel.process",
+    "pdreactor.clock", "pdreactor.conntrack", "pdreactor.routing", "pdreactor.report",
+    "pdreactor.cli", "pdreactor.kernel.ct", "pdreactor.kernel.rtnl", "pdreactor.kernel.process",
     "pdreactor.kernel.ip6tables", "pdreactor.kernel.libiptc", "pdreactor.nat.iptables",
     "pdreactor.doctor", "pdreactor.kernel.probe",
 }

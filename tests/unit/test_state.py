@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -194,6 +196,76 @@ def test_the_state_before_counts_when_the_file_is_damaged(tmp_path: Path) -> Non
         assert "the state before it is used" in line
 
 
+def linked(file: Path) -> None:
+    file.rename(file.with_name("elsewhere"))
+    file.symlink_to(file.with_name("elsewhere"))
+
+
+def replaced_by_a_fifo(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file, 0o600)
+
+
+def replaced_by_a_device(file: Path) -> None:
+    """/dev/zero never ends."""
+    file.unlink()
+    os.mknod(file, 0o600 | stat.S_IFCHR, os.makedev(1, 5))
+
+
+def replaced_by_a_socket(file: Path) -> None:
+    file.unlink()
+    with socket.socket(socket.AF_UNIX) as here:
+        here.bind(str(file))
+
+
+NOT_OURS: dict[str, Callable[[Path], None]] = {
+    "a link": linked,
+    "a fifo": replaced_by_a_fifo,
+    "a device": replaced_by_a_device,
+    "a socket": replaced_by_a_socket,
+    "another user's": lambda file: os.chown(file, 1000, 1000),
+    "a file for all to write": lambda file: file.chmod(0o666),
+    "a file for a group to write": lambda file: file.chmod(0o660),
+}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes devices and other people's files")
+@pytest.mark.parametrize("what", NOT_OURS)
+def test_a_file_that_others_can_have_made_is_set_aside(what: str, tmp_path: Path) -> None:
+    """And nobody waits for it. (In a directory that everybody can write to it is easily made.)"""
+    tmp_path.chmod(0o777)
+    first = after(reply(*told(P1)))
+    state.save(str(tmp_path), first)
+    state.save(str(tmp_path), KNOWN)
+    NOT_OURS[what](tmp_path / state.FILE)
+    for keep in (True, False):
+        known, line = state.load(str(tmp_path), keep=keep)
+        assert known == first
+        assert "damaged" in line and line.isprintable()
+        assert ("regular file" in line) != ("can write to it" in line)
+    assert os.path.lexists(tmp_path / "state.json.damaged")
+    state.save(str(tmp_path), KNOWN)
+    assert state.load(str(tmp_path)) == (KNOWN, "")
+
+
+def test_the_shelter_counts_while_it_is_there(tmp_path: Path, shelter: Path) -> None:
+    state.save(str(tmp_path), State({}))
+    shelter.mkdir()
+    file = shelter / f"{str(tmp_path)[1:].replace('/', '-')}-state.json"
+    file.write_bytes(state.encode(KNOWN))
+    assert state.load(str(tmp_path)) == (
+        KNOWN, f"{tmp_path}/state.json could not be written; the state was kept in {file}")
+    file.write_bytes(b"{")
+    assert state.load(str(tmp_path)) == (State({}), "")
+    file.write_bytes(state.encode(KNOWN))
+    state.save(str(tmp_path), KNOWN)
+    assert not file.exists()
+    assert state.load(str(tmp_path)) == (KNOWN, "")
+    file.write_bytes(b"")
+    state.forget(str(tmp_path))
+    assert not file.exists()
+
+
 def loads(raw: bytes, directory: Path) -> None:
     for name in os.listdir(directory):
         os.unlink(directory / name)
@@ -247,6 +319,14 @@ def test_a_file_that_cannot_be_read_is_no_damage(tmp_path: Path) -> None:
 
 
 # ---- writing ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def shelter(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Not that of the machine."""
+    directory = tmp_path_factory.mktemp("run") / "pdreactor"
+    monkeypatch.setattr(state, "SHELTER", str(directory))
+    return directory
 
 
 def test_saved_is_loaded_and_nobody_else_reads_it(tmp_path: Path) -> None:
@@ -316,13 +396,18 @@ def test_a_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert state.load(str(tmp_path)) == (KNOWN, "")
 
 
-def test_a_symlink_in_place_of_the_temporary_file_is_not_followed(tmp_path: Path) -> None:
-    victim = tmp_path / "victim"
+@pytest.mark.parametrize("planted", ["link", "file"])
+def test_what_somebody_put_in_place_of_the_temporary_file_is_not_used(
+        planted: str, tmp_path: Path) -> None:
+    victim, temporary = tmp_path / "victim", tmp_path / f"x.{os.getpid()}.tmp"
     victim.write_bytes(b"precious")
-    (tmp_path / f"x.{os.getpid()}.tmp").symlink_to(victim)
-    with pytest.raises(StateError):
-        state.replace_file(str(tmp_path / "x"), b"new")
+    if planted == "link":
+        temporary.symlink_to(victim)
+    else:
+        os.link(victim, temporary)
+    state.replace_file(str(tmp_path / "x"), b"new")
     assert victim.read_bytes() == b"precious"
+    assert (tmp_path / "x").read_bytes() == b"new"
 
 
 def test_permission_denied_has_its_own_exit_code(
@@ -348,21 +433,31 @@ try:
     state.save(directory, large)
 except StateError as exc:
     print(exc)
-print(state.load(directory) == (State({}), ""), sorted(os.listdir(directory)))
+print(state.load(directory))
+print(state.load(directory)[0] == large, sorted(os.listdir(directory)))
+os.truncate(os.path.join(directory, "large"), 0)
+state.save(directory, large)
+print(state.load(directory) == (large, ""), os.listdir(state.SHELTER))
 """
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system: needs root")
 def test_a_full_disk(tmp_path: Path) -> None:
-    mount = f"mount -t tmpfs -o size=64k none {tmp_path} && exec \"$@\""
+    """What it does not take is kept in the shelter, and counts; until it takes it again."""
+    mount = (f"mount -t tmpfs none /run && mount -t tmpfs -o size=400k none {tmp_path} && "
+             f'head -c 250000 /dev/zero >{tmp_path}/large; exec "$@"')
     argv = ["unshare", "-m", "sh", "-c", mount, "sh", sys.executable, "-c", FULL_DISK,
             str(tmp_path)]
     run = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False,
                          cwd=Path(state.__file__).parents[1])
     assert run.stderr == ""
-    first, second = run.stdout.splitlines()
-    assert "No space left on device" in first
-    assert second == "True ['state.json', 'state.json.old']"
+    said, loaded, sheltered, again = run.stdout.splitlines()
+    name = f"{str(tmp_path)[1:].replace('/', '-')}-state.json"
+    assert "No space left on device (make room there)" in said
+    assert f"the new one is in /run/pdreactor/{name} until the next reboot" in said
+    assert f"the state was kept in /run/pdreactor/{name}" in loaded
+    assert sheltered == "True ['large', 'state.json', 'state.json.old']"
+    assert again == "True []"
 
 
 # ---- locks -----------------------------------------------------------------------------------
@@ -436,7 +531,7 @@ def test_under_the_lock_no_writer_loses_anothers_work(tmp_path: Path) -> None:
 
 def test_sweep_takes_what_killed_writers_left_and_nothing_else(tmp_path: Path) -> None:
     keep = ["state.json", "state.json.old", "state.json.damaged", "state.lock", "notes.tmp", "x"]
-    for name in [*keep, "state.json.1.tmp", "state.json.99999.tmp"]:
+    for name in [*keep, "state.json.1.tmp", "state.json.99999.tmp", "config.json.7.tmp"]:
         (tmp_path / name).write_bytes(b"")
     state.sweep(str(tmp_path))
     assert sorted(os.listdir(tmp_path)) == sorted(keep)
