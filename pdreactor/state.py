@@ -181,10 +181,11 @@ def forget(directory: str) -> None:
         pass  # not empty, or a mount point of a sandbox: not ours to remove
 
 
-def sweep(directory: str) -> None:
-    """Remove temporary files of writers that were killed; call with state.lock held."""
+def sweep(directory: str, file: str = FILE) -> None:
+    """Remove temporary files of writers that were killed; call with the lock held that these held
+    (for the state file state.lock)."""
     for name in os.listdir(directory):
-        if name.startswith(FILE + ".") and name.endswith(".tmp"):
+        if name.startswith(file + ".") and name.endswith(".tmp"):
             _remove(os.path.join(directory, name))
 
 

@@ -373,6 +373,19 @@ def _undo(change: Change) -> str:
     return _deletion(_only(change.desired, change.observed))
 
 
+def script(nat: Nat) -> str:
+    """The whole table as one transaction, whether there is one already or not. Its slots are not
+    those of the kernel; a pass finds it as desired all the same."""
+    fill, switch, _ = transactions(Change(None, place(render(nat), 1)))
+    return f"# Made by pdreactor at each change, for nftables.conf: see pdreactor(8).\n" \
+           f"{remove()}\n{fill}{switch}"
+
+
+def check(nft: Nft, text: str) -> None:
+    """Raise KernelError when the kernel would not take the script."""
+    nft.check(text, "check what nftables.conf is to include")
+
+
 def remove() -> str:
     """The transaction that leaves nothing of ours (``add`` first: 1.0.6 has no ``destroy``)."""
     return f"add table {FAMILY} {TABLE}\ndelete table {FAMILY} {TABLE}"
