@@ -20,7 +20,7 @@ from ..errors import BackendMissing, KernelError
 from ..kernel.nft import Nft
 from ..model import Nat
 from . import gate, netmap, stateless, stay
-from .table import NOTHING, TYPES, Draft, Hook, Rule, Rules, Ruleset, place, seen
+from .table import HASHED, NOTHING, TYPES, Draft, Hook, Rule, Rules, Ruleset, place, seen
 from .words import differences
 
 FAMILY = "ip6"
@@ -248,9 +248,11 @@ def _additions(chains: Rules) -> list[str]:
 
 
 def _declare(kind: str, name: str, of: str, elements: frozenset[str]) -> str:
-    text = ",".join(sorted(_keys(of, elements)))
-    return (f"add {kind} {FAMILY} {TABLE} {name} "
-            f"{{ {of}; flags interval; elements = {{ {text} }}; }}")
+    if name.partition("-")[0] in HASHED:
+        text, flags = ",".join(sorted(one.removesuffix("/128") for one in elements)), ""
+    else:
+        text, flags = ",".join(sorted(_keys(of, elements))), "flags interval; "
+    return f"add {kind} {FAMILY} {TABLE} {name} {{ {of}; {flags}elements = {{ {text} }}; }}"
 
 
 def _keys(of: str, elements: frozenset[str]) -> frozenset[str]:
