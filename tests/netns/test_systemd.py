@@ -380,6 +380,7 @@ def test_with_include_and_drop_in_no_reload_or_restart_leaks(machine: Machine) -
     with nftables(machine, 'flush ruleset\ninclude "/run/pdreactor/*.nft"\n'):
         machine.run("systemctl", "start", NFTABLES)
         machine.lab.conntrack_timeout(2)
+        machine.lab.reset_count()
         flows = machine.lab.start_flows(rate=5000)
         machine.lab.wait(lambda: machine.lab.count().arrived > 100, 5, "the first packets")
         for verb in ("reload", "restart", "reload", "restart"):
@@ -388,7 +389,6 @@ def test_with_include_and_drop_in_no_reload_or_restart_leaks(machine: Machine) -
         machine.lab.wait(lambda: machine.lab.count().arrived >= sent.sent - 10, 5, "the packets")
         assert machine.lab.count().leaked == 0
         assert machine.translates()
-        machine.lab.reset_count()
 
 
 @pytest.mark.parametrize("service", [
