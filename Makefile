@@ -19,9 +19,12 @@ DHCPCD_HOOKS = $(firstword $(wildcard /usr/lib/dhcpcd/dhcpcd-hooks /usr/libexec/
 # decides. Nothing is enabled.
 SYSTEMD   = $(if $(wildcard /usr/lib/systemd/systemd /lib/systemd/systemd),yes,no)
 UNITS     = dhcpcd.service dhcpcd@.service
-OWN_UNITS = pdreactor-restore.service pdreactor-restore.timer pdreactor-watch.service
-ENABLED   = pdreactor-restore.timer pdreactor-watch.service
+OWN_UNITS = pdreactor-restore.service pdreactor-restore.timer pdreactor-watch.service \
+	pdreactor-firewall.service
+ENABLED   = pdreactor-restore.timer pdreactor-watch.service pdreactor-firewall.service
 UNITDIR   = $(SYSCONFDIR)/systemd/system
+TMPFILES  = $(SYSCONFDIR)/tmpfiles.d/pdreactor.conf
+RUNDIR    = /run/pdreactor
 
 SOURCES  = $(wildcard pdreactor/*.py pdreactor/*/*.py)
 PACKAGES = $(sort $(patsubst %/,%,$(dir $(SOURCES))))
@@ -78,6 +81,9 @@ install:
 		sed -e 's|/usr/local/sbin|$(SBINDIR)|' contrib/systemd/$$unit \
 			>"$(DESTDIR)$(UNITDIR)/$$unit"; \
 		chmod 644 "$(DESTDIR)$(UNITDIR)/$$unit"; done
+	[ '$(SYSTEMD)' != yes ] || \
+		install -D -m 644 contrib/tmpfiles.d/pdreactor.conf '$(DESTDIR)$(TMPFILES)'
+	[ '$(SYSTEMD)$(DESTDIR)' != yes ] || install -d -m 755 '$(RUNDIR)'
 	@# The hook goes last, and by rename: dhcpcd may be reading it now. It passes dot files over.
 	sed -e 's|@SBINDIR@|$(SBINDIR)|' hooks/60-pdreactor >'$(DESTDIR)$(DHCPCD_HOOKS)/.60-pdreactor'
 	chmod 644 '$(DESTDIR)$(DHCPCD_HOOKS)/.60-pdreactor'
@@ -101,7 +107,7 @@ ifeq ($(DESTDIR),)
 	@if [ "$$(id -u)" = 0 ] && [ -x '$(SBINDIR)/pdreactor' ]; then \
 		'$(SBINDIR)/pdreactor' flush --forget || \
 			echo 'uninstall: "pdreactor flush" failed; the kernel may still hold its rules' >&2; fi
-	rmdir /var/lib/pdreactor 2>/dev/null || :
+	rmdir /var/lib/pdreactor '$(RUNDIR)' 2>/dev/null || :
 else
 	@echo 'On a running system, "pdreactor flush --forget" first removes its rules and its state.'
 endif
@@ -113,6 +119,7 @@ endif
 	for unit in $(UNITS); do rm -f "$(DESTDIR)$(UNITDIR)/$$unit.d/pdreactor.conf"; \
 		rmdir "$(DESTDIR)$(UNITDIR)/$$unit.d" 2>/dev/null || :; done
 	for unit in $(OWN_UNITS); do rm -f "$(DESTDIR)$(UNITDIR)/$$unit"; done
+	rm -f '$(DESTDIR)$(TMPFILES)'
 	for directory in '$(LIBDIR)' '$(DOCDIR)' '$(MANDIR)/man8' '$(MANDIR)/man5'; do \
 		rmdir "$(DESTDIR)$$directory" 2>/dev/null || :; done
 

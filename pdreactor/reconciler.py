@@ -262,7 +262,7 @@ def _steps(work: "_Work") -> tuple[Step, ...]:
     """The translation is what users wait for. But where new flows only have to be led to another
     uplink, which translates already, that comes first."""
     nat = (_switch_nat, _finish_nat)
-    rest = (_clean_conntrack, _note_applied)
+    rest = (_clean_conntrack, _note_applied, _keep_include)
     if _leads_elsewhere(work):
         return (_reconcile_routes, *nat, *rest)
     return (*nat, _reconcile_routes, *rest)
@@ -531,6 +531,14 @@ def run_commands(config: Config, reason: str, told: list[dict[str, str]]) -> Non
                 log.warning(f"on_change command {command.argv[0]!r} {failure}")
 
 
+def _keep_include(work: _Work) -> list[str]:
+    """For the next reload of nftables.conf: nobody waits for this."""
+    from . import include
+
+    include.keep(work.firewall.script, work.firewall.check)
+    return []
+
+
 # ---- looking without touching ------------------------------------------------------------------
 
 
@@ -587,7 +595,7 @@ def flush(config: Config, *, forget: bool) -> None:
     """
     errors: list[PdreactorError] = []
     with state.Lock(config.state_dir, "pass.lock", PASS_WAIT):
-        for step in (_flush_nat, _flush_routes, _flush_layout, _flush_flows,
+        for step in (_flush_include, _flush_nat, _flush_routes, _flush_layout, _flush_flows,
                      *([] if forget else [_flush_state])):
             try:
                 step(config)
@@ -597,6 +605,12 @@ def flush(config: Config, *, forget: bool) -> None:
             state.forget(config.state_dir)  # else what is left would be forgotten too
     if errors:
         raise errors[0]
+
+
+def _flush_include(_config: Config) -> None:
+    from . import include
+
+    include.remove()
 
 
 def _flush_nat(config: Config) -> None:

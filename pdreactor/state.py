@@ -233,11 +233,11 @@ def forget(directory: str) -> None:
         pass  # not empty, or a mount point of a sandbox: not ours to remove
 
 
-def sweep(directory: str) -> None:
-    """Remove temporary files of writers that were killed; call with state.lock held. (Who is just
-    writing config.json then does it next time.)"""
+def sweep(directory: str, files: tuple[str, ...] = (FILE, CONFIGURATION)) -> None:
+    """Remove temporary files of writers that were killed; call with the lock held that these held
+    (for the state file state.lock). Who is just writing config.json then does it next time."""
     for name in os.listdir(directory) if os.path.isdir(directory) else ():
-        if name.startswith((FILE, CONFIGURATION)) and name.endswith(".tmp"):
+        if name.startswith(files) and name.endswith(".tmp"):
             _remove(os.path.join(directory, name))
 
 

@@ -4,7 +4,7 @@
 #     sh tests/setup.sh
 #
 # Installs missing Debian packages, unpacks the DHCPv6 server of the test network privately into
-# .cache/kea, and makes two virtual environments:
+# .cache/kea and other people's firewalls into .cache/firewalls, and makes two virtual environments:
 #
 #     .venv         Debian's own pyroute2, structlog, tenacity and python-iptables: the oldest that
 #                   are supported
@@ -21,6 +21,8 @@ PACKAGES="nftables python3-nftables python3-pyroute2 python3-structlog python3-t
 python3-iptables python3-venv python3-pip iproute2 iptables conntrack dhcpcd-base mandoc iputils-ping procps
 strace"
 SERVER="kea-dhcp6-server kea-common"
+# One after the other: they exclude each other.
+FIREWALLS="iptables-persistent ufw shorewall6 firewalld dbus-daemon dbus-bin"
 APT="apt-get -q -y -o APT::Sandbox::User=root -o Dpkg::Use-Pty=0"
 export DEBIAN_FRONTEND=noninteractive PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 
@@ -63,31 +65,59 @@ install_packages() {
     [ "$before" = "$(machine)" ] || die "the installation changed services or /etc/resolv.conf"
 }
 
-# The server and those of its libraries that this machine does not have.
-server_closure() {
-    # shellcheck disable=SC2086
-    plan=$($APT install -s --no-install-recommends $SERVER) || return 1
-    # shellcheck disable=SC2086
-    { printf '%s\n' $SERVER; printf '%s\n' "$plan" | sed -n 's/^Inst \([^ ]*\).*/\1/p'; } | sort -u
+# Packages, and those of what they need that this machine does not have.
+closure() {
+    plan=$($APT install -s --no-install-recommends "$@") || return 1
+    { printf '%s\n' "$@"; printf '%s\n' "$plan" | sed -n 's/^Inst \([^ ]*\).*/\1/p'; } | sort -u
 }
 
-download_server() {
-    rm -rf "$CACHE/kea.new" && mkdir -p "$CACHE/kea.new/debs"
-    closure=$(server_closure) || return 1
+# download NAME PACKAGE ...: into .cache/NAME.new/debs.
+download() {
+    debs=$CACHE/$1.new/debs
+    shift
+    mkdir -p "$debs"
+    wanted=$(closure "$@") || return 1
     # shellcheck disable=SC2086
-    (cd "$CACHE/kea.new/debs" && $APT download $closure)
+    (cd "$debs" && $APT download $wanted)
+}
+
+# unpack NAME: what was downloaded becomes .cache/NAME, with /lib and /sbin in /usr if they are so
+# here.
+unpack() {
+    new=$CACHE/$1.new
+    for deb in "$new"/debs/*.deb; do
+        dpkg -x "$deb" "$new"
+    done
+    for directory in bin sbin lib; do
+        [ ! -L "/$directory" ] || [ ! -d "$new/$directory" ] || {
+            mkdir -p "$new/usr/$directory"
+            cp -a "$new/$directory/." "$new/usr/$directory/"
+            rm -rf "${new:?}/$directory"
+        }
+    done
+    rm -rf "$new/debs" "${CACHE:?}/$1"
+    mv "$new" "$CACHE/$1"
 }
 
 # Unpacked, not installed: its package would enable a service.
 unpack_server() {
     [ ! -x "$CACHE/kea/usr/sbin/kea-dhcp6" ] || return 0
     say "unpacking kea-dhcp6-server into .cache/kea"
-    with_lists download_server >/dev/null
-    for deb in "$CACHE"/kea.new/debs/*.deb; do
-        dpkg -x "$deb" "$CACHE/kea.new"
+    rm -rf "$CACHE/kea.new"
+    # shellcheck disable=SC2086
+    with_lists download kea $SERVER >/dev/null
+    unpack kea
+}
+
+# The same, and they would load their rules into this machine's kernel.
+unpack_firewalls() {
+    [ ! -x "$CACHE/firewalls/usr/sbin/ufw" ] || return 0
+    say "unpacking $FIREWALLS into .cache/firewalls"
+    rm -rf "$CACHE/firewalls.new"
+    for package in $FIREWALLS; do
+        with_lists download firewalls "$package" >/dev/null
     done
-    rm -rf "$CACHE/kea.new/debs" "$CACHE/kea"
-    mv "$CACHE/kea.new" "$CACHE/kea"
+    unpack firewalls
 }
 
 # new_venv DIRECTORY: an empty one that also sees Debian's packages (the nftables binding).
@@ -135,6 +165,7 @@ venvs_current() {
 mkdir -p "$CACHE"
 install_packages
 unpack_server
+unpack_firewalls
 if ! venvs_current; then
     rm -f "$STAMP"
     make_venvs

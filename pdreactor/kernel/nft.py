@@ -59,6 +59,15 @@ class Nft:
         """
         persistently(lambda: self._run(commands, doing))
 
+    def check(self, commands: str, doing: str) -> None:
+        """Have nft and the kernel look whether they would take these commands (nft -c). Raises as
+        ``run`` does."""
+        self._nft.set_dry_run(True)
+        try:
+            self.run(commands, doing)
+        finally:
+            self._nft.set_dry_run(False)
+
     def _run(self, commands: str, doing: str) -> None:
         code, _, error = self._nft.cmd(commands)
         if code:

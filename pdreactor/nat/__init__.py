@@ -187,6 +187,17 @@ class Firewall:
             part.finish()
         return [line for old in self.old() for line in _taken_away(old)]
 
+    def script(self) -> str | None:
+        """The nftables table of this pass as text for nft; None where there is none."""
+        if self._table not in self._parts:
+            return None
+        text: str = self._table.room.script(self._table.wanted)
+        return text
+
+    def check(self, script: str) -> None:
+        """Raise KernelError when the kernel would not take the script."""
+        self._table.room.check(self._table.seam, script)
+
     def old(self) -> list[Part]:
         """What is still there of earlier configurations, planned. What cannot be looked at for want
         of a program is left for later, with a note."""

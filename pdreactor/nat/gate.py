@@ -1,5 +1,8 @@
 """What may not leave untranslated, and what is never translated nor guarded. Pure."""
 
+from collections.abc import Iterator
+from ipaddress import IPv6Network
+
 from ..model import Gate, Lane, Nat
 from .table import Draft, Hook, named
 
@@ -52,17 +55,14 @@ def render(draft: Draft, nat: Nat) -> None:
 
 
 def _guard(draft: Draft, gate: Gate, number: int) -> None:
-    leaving = f'oifname "{gate.interface}" ip6 saddr'
-    if gate.internal:
-        name = draft.set(f"inside-{number}", gate.internal)
-        counter = counter_of(number)
+    leaving, counter = f'oifname "{gate.interface}" ip6 saddr', counter_of(number)
+    for sources in _at_once(draft, f"guarded-{number}", gate.internal):
         draft.counters.add(counter)
         draft.rule("guard", f"untranslated {gate.interface}",
-                   f"{leaving} {name} rt ipsec missing counter name {counter} drop")
-    if gate.foreign:
-        name = draft.set(f"foreign-{number}", gate.foreign)
+                   f"{leaving} {sources} rt ipsec missing counter name {counter} drop")
+    for sources in _at_once(draft, f"foreign-{number}", gate.foreign):
         draft.rule("guard", f"other uplink's source {gate.interface}",
-                   f"{leaving} {name} rt ipsec missing drop")
+                   f"{leaving} {sources} rt ipsec missing drop")
     reject = "reject with icmpv6 type policy-fail"
     if gate.unserved:  # answers of inbound flows still have their internal source here
         name = draft.set(f"unserved-{number}", gate.unserved)
@@ -71,6 +71,19 @@ def _guard(draft: Draft, gate: Gate, number: int) -> None:
     if gate.untracked:
         name = draft.set(f"untracked-{number}", gate.untracked)
         draft.rule("forward", f"no usable prefix {gate.interface}", f"{leaving} {name} {reject}")
+
+
+def _at_once(draft: Draft, name: str, networks: tuple[IPv6Network, ...]) -> Iterator[str]:
+    """What matches addresses in these networks, for each length. It holds from the moment on in
+    which a transaction makes it anew, as a reload does: what is in a set of intervals is not found
+    for a moment then (seen with kernel 6.18), and the guard would let a packet pass."""
+    for length in sorted({network.prefixlen for network in networks}):
+        same = [network for network in networks if network.prefixlen == length]
+        if len(same) == 1:
+            yield str(same[0])
+        else:
+            mask = "" if length == 128 else f"& {same[0].netmask} "
+            yield mask + draft.addresses(f"{name}-{length}", same)
 
 
 def _close(draft: Draft, gate: Gate, number: int, lane: Lane) -> None:

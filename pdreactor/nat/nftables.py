@@ -20,7 +20,7 @@ from ..errors import BackendMissing, KernelError
 from ..kernel.nft import Nft
 from ..model import Nat
 from . import gate, netmap, stateless, stay
-from .table import NOTHING, TYPES, Draft, Hook, Rule, Rules, Ruleset, place, seen
+from .table import HASHED, NOTHING, TYPES, Draft, Hook, Rule, Rules, Ruleset, place, seen
 from .words import differences
 
 FAMILY = "ip6"
@@ -248,9 +248,11 @@ def _additions(chains: Rules) -> list[str]:
 
 
 def _declare(kind: str, name: str, of: str, elements: frozenset[str]) -> str:
-    text = ",".join(sorted(_keys(of, elements)))
-    return (f"add {kind} {FAMILY} {TABLE} {name} "
-            f"{{ {of}; flags interval; elements = {{ {text} }}; }}")
+    if name.partition("-")[0] in HASHED:
+        text, flags = ",".join(sorted(one.removesuffix("/128") for one in elements)), ""
+    else:
+        text, flags = ",".join(sorted(_keys(of, elements))), "flags interval; "
+    return f"add {kind} {FAMILY} {TABLE} {name} {{ {of}; {flags}elements = {{ {text} }}; }}"
 
 
 def _keys(of: str, elements: frozenset[str]) -> frozenset[str]:
@@ -377,6 +379,19 @@ def _undo(change: Change) -> str:
     if change.observed is None:
         return remove()
     return _deletion(_only(change.desired, change.observed))
+
+
+def script(nat: Nat) -> str:
+    """The whole table as one transaction, whether there is one already or not. Its slots are not
+    those of the kernel; a pass finds it as desired all the same."""
+    fill, switch, _ = transactions(Change(None, place(render(nat), 1)))
+    return f"# Made by pdreactor at each change, for nftables.conf: see pdreactor(8).\n" \
+           f"{remove()}\n{fill}{switch}"
+
+
+def check(nft: Nft, text: str) -> None:
+    """Raise KernelError when the kernel would not take the script."""
+    nft.check(text, "check what nftables.conf is to include")
 
 
 def remove() -> str:

@@ -62,6 +62,9 @@ TYPES = {
 }
 """Type of a map by the first word of its name."""
 
+HASHED = frozenset({"guarded", "foreign"})
+"""First words of the sets that have single addresses."""
+
 
 class Draft:
     """Collects sets, maps, chains and rules. What is the same is there once."""
@@ -84,6 +87,11 @@ class Draft:
     def set(self, name: str, networks: Iterable[IPv6Network]) -> str:
         """A reference to the set of these networks."""
         return self._kept(self.sets, name, frozenset(map(str, networks)))
+
+    def addresses(self, name: str, networks: Iterable[IPv6Network]) -> str:
+        """A reference to the set of the first addresses of these networks."""
+        return self._kept(self.sets, name, frozenset(
+            f"{network.network_address}/128" for network in networks))
 
     def map(self, name: str, pairs: tuple[Pair, ...]) -> str:
         """A reference to the map of these pairs."""
@@ -108,12 +116,16 @@ class Draft:
                        {**self.fixed, **rules}, self.branches)
 
     def _kept(self, among: Elements, name: str, elements: frozenset[str]) -> str:
-        kind = TYPES.get(name.partition("-")[0])
         same = next((known for known, have in among.items() if have == elements
-                     and TYPES.get(known.partition("-")[0]) == kind), None)
+                     and _kind(known) == _kind(name)), None)
         if among.setdefault(same or name, elements) != elements:
             raise ValueError(f"two sets or maps named {name}")
         return f"@{same or name}{SLOT}"
+
+
+def _kind(name: str) -> tuple[str | None, bool]:
+    word = name.partition("-")[0]
+    return TYPES.get(word), word in HASHED
 
 
 # ---- what the rooms of the modes have in common ------------------------------------------------

@@ -35,7 +35,8 @@ UNIT = ROOT / ".cache/dhcpcd-unit/lib/systemd/system/dhcpcd.service"
 EXTERNAL = "2001:db8:4000::"
 LIMIT = 30.0
 SERVICE, TIMER = "pdreactor-restore.service", "pdreactor-restore.timer"
-WATCH = "pdreactor-watch.service"
+WATCH, FIREWALL = "pdreactor-watch.service", "pdreactor-firewall.service"
+NFTABLES = "nftables.service"
 HOOKS = "DHCPCD_HOOKS=/usr/lib/dhcpcd/dhcpcd-hooks"
 PD = "/usr/local/sbin/pdreactor"
 
@@ -112,6 +113,7 @@ printf '%s\\n' nodev ipv6only noipv6rs noauthrequired 'allowinterfaces eth0' 'in
 
 make -C "$project" install DESTDIR="$PWD" SYSTEMD="$ours" \
     DHCPCD_HOOKS=/usr/lib/dhcpcd/dhcpcd-hooks
+[ "$ours" = no ] || systemd-tmpfiles --root="$PWD" --create pdreactor.conf
 cp "$project/Makefile" etc/pdreactor.mk # the checkout may be below what is hidden here
 printf '%s' "$config" >etc/pdreactor.toml
 # Comes after ours, so that what it says has been dealt with. The unit may write to /run/dhcpcd.
@@ -313,7 +315,7 @@ def test_a_pass_brings_back_routes_and_rules_of_two_uplinks(unit: Path) -> None:
 @pytest.mark.parametrize("machine", ["auto"], indirect=True)
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze here")
 def test_systemd_finds_nothing_wrong_with_the_units(machine: Machine) -> None:
-    units = (f"/etc/systemd/system/{unit}" for unit in (SERVICE, TIMER, WATCH))
+    units = (f"/etc/systemd/system/{unit}" for unit in (SERVICE, TIMER, WATCH, FIREWALL))
     assert machine.run("systemd-analyze", "verify", *units) == ""
 
 
@@ -336,10 +338,66 @@ def test_the_watch_works_in_its_sandbox(unit: Path) -> None:
         assert machine.journal(WATCH).count("level='error'") == 0
 
 
-@pytest.mark.parametrize("service", [SERVICE, WATCH])
+@contextmanager
+def nftables(machine: Machine, text: str) -> Iterator[None]:
+    """nftables.service with this /etc/nftables.conf, and our unit enabled beside it."""
+    conf = machine.file("etc/nftables.conf")
+    before = conf.read_text()
+    conf.write_text(text)
+    try:
+        machine.run("systemctl", "-q", "enable", FIREWALL)
+        yield
+    finally:
+        machine.run("systemctl", "-q", "disable", "--now", FIREWALL)
+        machine.run("systemctl", "stop", NFTABLES)
+        conf.write_text(before)
+        machine.restore()
+
+
+@pytest.mark.parametrize("machine", ["auto"], indirect=True)
+def test_a_pass_follows_nftables_service(machine: Machine) -> None:
+    with nftables(machine, "flush ruleset\n"):
+        for verb in ("start", "reload", "restart"):
+            machine.remove()
+            machine.run("systemctl", verb, NFTABLES)
+            machine.lab.wait(lambda: EXTERNAL in machine.rules(), LIMIT, f"a pass after {verb}")
+            machine.lab.wait(lambda: machine.show(FIREWALL, "SubState") == "exited", LIMIT, "it")
+            assert machine.translates(), verb
+        assert "network-pre.target" in machine.show(FIREWALL, "Before").split()
+        assert {NFTABLES, "systemd-tmpfiles-setup.service"} <= set(
+            machine.show(FIREWALL, "After").split())
+
+
+@pytest.mark.parametrize("machine", ["auto"], indirect=True)
+def test_with_include_and_drop_in_no_reload_or_restart_leaks(machine: Machine) -> None:
+    """The directory is that of our tmpfiles.d, and dhcpcd's hook may write there."""
+    include = machine.file("run/pdreactor/pdreactor.nft")
+    assert EXTERNAL in include.read_text()
+    drop_in = machine.file(f"etc/systemd/system/{NFTABLES}.d/pdreactor.conf")
+    drop_in.parent.mkdir()
+    drop_in.write_text((ROOT / f"contrib/systemd/{NFTABLES}.d/pdreactor.conf").read_text())
+    machine.run("systemctl", "daemon-reload")
+    with nftables(machine, 'flush ruleset\ninclude "/run/pdreactor/*.nft"\n'):
+        machine.run("systemctl", "start", NFTABLES)
+        machine.lab.conntrack_timeout(2)
+        machine.lab.reset_count()
+        flows = machine.lab.start_flows(rate=5000)
+        machine.lab.wait(lambda: machine.lab.count().arrived > 100, 5, "the first packets")
+        for verb in ("reload", "restart", "reload", "restart"):
+            machine.run("systemctl", verb, NFTABLES)
+        sent = flows.stop()
+        machine.lab.wait(lambda: machine.lab.count().arrived >= sent.sent - 10, 5, "the packets")
+        assert machine.lab.count().leaked == 0
+        assert machine.translates()
+
+
+@pytest.mark.parametrize("service", [
+    f"systemd/{SERVICE}", f"systemd/{WATCH}", f"systemd/{FIREWALL}",
+    "firewalls/firewalld/pdreactor-firewalld.service",
+])
 def test_a_service_has_few_rights(service: str) -> None:
     argv = ["systemd-analyze", "security", "--offline=yes", "--threshold=25", "--no-pager"]
-    done = run([*argv, str(ROOT / "contrib/systemd" / service)], check=False)
+    done = run([*argv, str(ROOT / "contrib" / service)], check=False)
     assert done.returncode == 0, done.stdout[-200:] + done.stderr
 
 
@@ -371,4 +429,6 @@ def test_the_timer_starts_passes_until_it_is_uninstalled(unit: Path) -> None:
         assert machine.show(TIMER, "ActiveState") == "inactive"
         assert machine.rules() == "" and machine.state() == ""
         left = {file.name for file in machine.file("etc/systemd/system").rglob("*")}
-        assert not left & {SERVICE, TIMER, WATCH, "pdreactor.conf"}
+        assert not left & {SERVICE, TIMER, WATCH, FIREWALL, "pdreactor.conf"}
+        assert not machine.file("run/pdreactor").exists()
+        assert not machine.file("etc/tmpfiles.d/pdreactor.conf").exists()

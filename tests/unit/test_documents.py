@@ -152,7 +152,9 @@ def test_each_kind_of_map_and_set_is_in_the_table_and_no_other() -> None:
     slices = (LAN._replace(mode="stateless"), LAN._replace(
         internal=IPv6Network("fd5e:ed00:1234:40::/58"), subnet=1, mode="stateless", hairpin=False))
     without.append(render(desired(config(*slices), large, {"wan0": True}, NOW).nat))
-    kinds = {name.partition("-")[0] for ruleset in (table, ended, part, *without)
+    tables = (WAN._replace(table=201), WAN2._replace(table=202))
+    led = render(desired(config(LAN, none, uplinks=tables), two, {"wan0": True}, NOW).nat)
+    kinds = {name.partition("-")[0] for ruleset in (table, ended, part, led, *without)
              for name in (*ruleset.sets, *ruleset.maps)}
     assert kinds == set(re.findall(r"\.It (\w+)-[A-Z]", section(MAN8, "IN THE KERNEL")))
 

@@ -54,6 +54,7 @@ ALLOWED: dict[str, set[str]] = {
                      "layout.laying", "layout.model", "layout.sources", "model"},
     # files and lines
     "state": {"clock", "errors", "keys", "layout", "layout.model", "layout.traces", "model"},
+    "include": {"errors", "state"},
     "document": {"config", "errors", "kernel.rttables", "model", "state"},
     "log": set(),
     "legacy": {"errors", "model", "prefix", "transition"},
@@ -86,11 +87,10 @@ ALLOWED: dict[str, set[str]] = {
     "doctor": {"doctor.dhcpcd", "doctor.facts", "doctor.firewall", "doctor.gather",
                "doctor.internal", "doctor.machine", "doctor.routing", "model"},
     # the only orchestrator, and what calls it
-    "reconciler": {"conntrack", "counters", "desired", "document", "errors", "events",
+    "reconciler": {"conntrack", "counters", "desired", "document", "errors", "events", "include",
                    "layout.sources", "layout.steps",
                    "kernel.link", "kernel.process", "kernel.rtnl", "legacy", "log", "model", "nat",
-                   "prefix",
-                   "reasons", "report", "routing", "state", "steering", "transition"},
+                   "prefix", "reasons", "report", "routing", "state", "steering", "transition"},
     "hook": {"errors", "log", "reasons", "reconciler"},
     "watch": {"counters", "errors", "events", "kernel.dhcpcd", "kernel.notices", "kernel.systemd",
               "log", "model", "nat", "reasons", "reconciler", "state"},
@@ -249,8 +249,9 @@ NOT_BEFORE_THE_RULES = {
     "pyroute2", "structlog", "tenacity", "dataclasses", "inspect", "subprocess", "argparse", "iptc",
     "asyncio", "difflib", "logging", "pathlib", "tempfile", "threading", "random", "hashlib",
     "urllib", "traceback", "shutil", "importlib.metadata",
-    "pdreactor.clock", "pdreactor.conntrack", "pdreactor.routing", "pdreactor.report",
-    "pdreactor.cli", "pdreactor.kernel.ct", "pdreactor.kernel.rtnl", "pdreactor.kernel.process",
+    "pdreactor.clock", "pdreactor.conntrack", "pdreactor.include", "pdreactor.routing",
+    "pdreactor.report", "pdreactor.cli", "pdreactor.kernel.ct", "pdreactor.kernel.rtnl",
+    "pdreactor.kernel.process",
     "pdreactor.kernel.ip6tables", "pdreactor.kernel.libiptc", "pdreactor.nat.iptables",
     "pdreactor.doctor", "pdreactor.kernel.probe",
 }
