@@ -24,7 +24,7 @@ from typing import Any
 
 from .errors import PermissionDenied, Refused, StateError
 from .keys import chain_name
-from .model import Down, Happening, Holding, Prefix, Refusal, Stamp, State, UplinkState
+from .model import Down, Happening, Holding, Lineage, Prefix, Refusal, Stamp, State, UplinkState
 
 FORMAT = 1
 FILE = "state.json"
@@ -111,7 +111,9 @@ def _read(path: str) -> bytes:
 def _before(path: str) -> tuple[State, str]:
     """The state before the damaged one, and words for it."""
     try:
-        return decode(_read(f"{path}.old")), "the state before it is used"
+        known = decode(_read(f"{path}.old"))
+        lineage = known.lineage._replace(node="")  # another node heard of what is lost here
+        return known._replace(lineage=lineage), "the state before it is used"
     except (OSError, *DAMAGE):
         return State({}), "nothing is known until the next lease event (dhcpcd -N asks for one)"
 
@@ -187,6 +189,7 @@ def encode(state: State) -> bytes:
         "modes": [[str(network), uplink, mode] for network, uplink, mode in state.modes],
         "leading": [[str(network), uplink] for network, uplink in state.leading],
         "left": list(state.left),
+        "lineage": list(state.lineage),
     }
     return json.dumps(document, indent=1).encode() + b"\n"
 
@@ -214,8 +217,14 @@ def decode(raw: bytes) -> State:
     modes = tuple((_internal(n), str(u), str(mode)) for n, u, mode in document.get("modes", ()))
     leading = tuple((_internal(n), str(uplink)) for n, uplink in document.get("leading", ()))
     left = tuple(map(str, document.get("left", ())))
+    lineage = _lineage_in(*document.get("lineage", ()))
     return State(uplinks, doomed, history, applied, bool(document.get("exposed")), numbers, held,
-                 modes, leading, left)
+                 modes, leading, left, lineage)
+
+
+def _lineage_in(node: Any = "", generation: Any = 0, settled: Any = 0, heard: Any = ()) -> Lineage:
+    return Lineage(_line(node), _number(generation), _number(settled),
+                   tuple((_line(other), _number(g)) for other, g in heard))
 
 
 def _holding_in(variant: Any, dnat: Any, snat: Any, jumps: Any, modes: Any) -> Holding:

@@ -32,6 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "steering": {"marks", "model", "prefix", "usable"},
     "npt": {"errors", "prefix"},
     "translate": {"errors", "model", "npt", "prefix"},
+    "handover": {"errors", "model", "prefix", "transition"},
     "nat.table": {"marks", "model", "prefix"},
     "nat.words": set(),
     "nat.stay": {"marks", "model", "nat.table"},
@@ -57,9 +58,10 @@ ALLOWED: dict[str, set[str]] = {
     "reconciler": {"document", "conntrack", "desired", "errors", "events", "kernel.link",
                    "kernel.process", "kernel.rtnl", "legacy", "log", "model", "nat", "prefix",
                    "reasons", "report", "routing", "state", "steering", "transition"},
+    "standby": {"handover", "kernel.link", "log", "model", "reconciler", "state"},
     "hook": {"errors", "log", "reasons", "reconciler"},
-    "cli": {"", "errors", "hook", "log", "model", "nat", "prefix", "reconciler", "report", "state",
-            "translate"},
+    "cli": {"", "errors", "handover", "hook", "log", "model", "nat", "prefix", "reconciler", "report", "standby",
+            "state", "translate"},
     "": set(),
     "kernel": set(),
     **{name: {"errors", "kernel.ip6tables", "kernel.retry", "kernel.rtnl", "kernel.xtables",
@@ -68,7 +70,8 @@ ALLOWED: dict[str, set[str]] = {
 """room -> the rooms that it may import, also inside a function. "" is pdreactor itself."""
 
 PURE = {"errors", "reasons", "model", "marks", "prefix", "events", "transition", "keys", "config",
-        "usable", "desired", "steering", "npt", "translate", "nat.table", "nat.gate", "nat.netmap",
+        "usable", "desired", "steering", "npt", "translate", "handover",
+        "nat.table", "nat.gate", "nat.netmap",
         "nat.stateless", "nat.chains", "nat.words", "nat.stay", "kernel.xtables"}
 IMPURE = {"os", "socket", "fcntl", "subprocess", "time", "select", "signal", "threading",
           "logging", "ctypes", "urllib", "shutil", "pathlib", "syslog", "random"}
