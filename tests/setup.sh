@@ -3,8 +3,8 @@
 #
 #     sh tests/setup.sh
 #
-# Installs missing Debian packages, unpacks the DHCPv6 server of the test network privately into
-# .cache/kea, and makes two virtual environments:
+# Installs missing Debian packages, unpacks the DHCPv6 server of the test network and the daemons of
+# a fail-over pair privately into .cache/kea and .cache/pair, and makes two virtual environments:
 #
 #     .venv         Debian's own pyroute2, structlog, tenacity and python-iptables: the oldest that
 #                   are supported
@@ -20,6 +20,7 @@ PYTHON=/usr/bin/python3
 PACKAGES="nftables python3-nftables python3-pyroute2 python3-structlog python3-tenacity
 python3-iptables python3-venv python3-pip iproute2 iptables conntrack dhcpcd-base mandoc iputils-ping procps"
 SERVER="kea-dhcp6-server kea-common"
+PAIR="keepalived conntrackd"
 APT="apt-get -q -y -o APT::Sandbox::User=root -o Dpkg::Use-Pty=0"
 export DEBIAN_FRONTEND=noninteractive PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 
@@ -62,31 +63,35 @@ install_packages() {
     [ "$before" = "$(machine)" ] || die "the installation changed services or /etc/resolv.conf"
 }
 
-# The server and those of its libraries that this machine does not have.
-server_closure() {
-    # shellcheck disable=SC2086
-    plan=$($APT install -s --no-install-recommends $SERVER) || return 1
-    # shellcheck disable=SC2086
-    { printf '%s\n' $SERVER; printf '%s\n' "$plan" | sed -n 's/^Inst \([^ ]*\).*/\1/p'; } | sort -u
+# closure PACKAGE...: they and those of their libraries that this machine does not have.
+closure() {
+    plan=$($APT install -s --no-install-recommends "$@") || return 1
+    { printf '%s\n' "$@"; printf '%s\n' "$plan" | sed -n 's/^Inst \([^ ]*\).*/\1/p'; } | sort -u
 }
 
-download_server() {
-    rm -rf "$CACHE/kea.new" && mkdir -p "$CACHE/kea.new/debs"
-    closure=$(server_closure) || return 1
+# download DIRECTORY PACKAGE...
+download() {
+    new=$1
+    shift
+    rm -rf "$new" && mkdir -p "$new/debs"
+    all=$(closure "$@") || return 1
     # shellcheck disable=SC2086
-    (cd "$CACHE/kea.new/debs" && $APT download $closure)
+    (cd "$new/debs" && $APT download $all)
 }
 
-# Unpacked, not installed: its package would enable a service.
-unpack_server() {
-    [ ! -x "$CACHE/kea/usr/sbin/kea-dhcp6" ] || return 0
-    say "unpacking kea-dhcp6-server into .cache/kea"
-    with_lists download_server >/dev/null
-    for deb in "$CACHE"/kea.new/debs/*.deb; do
-        dpkg -x "$deb" "$CACHE/kea.new"
+# unpack NAME PROGRAM PACKAGE...: into .cache/NAME, unless it has the program. Unpacked, not
+# installed: these packages would enable a service.
+unpack() {
+    place=$CACHE/$1 program=$2
+    shift 2
+    [ ! -x "$place/$program" ] || return 0
+    say "unpacking $* into $place"
+    with_lists download "$place.new" "$@" >/dev/null
+    for deb in "$place.new"/debs/*.deb; do
+        dpkg -x "$deb" "$place.new"
     done
-    rm -rf "$CACHE/kea.new/debs" "$CACHE/kea"
-    mv "$CACHE/kea.new" "$CACHE/kea"
+    rm -rf "$place.new/debs" "$place"
+    mv "$place.new" "$place"
 }
 
 # new_venv DIRECTORY: an empty one that also sees Debian's packages (the nftables binding).
@@ -133,7 +138,10 @@ venvs_current() {
 [ "$(id -u)" = 0 ] || die "run it as root"
 mkdir -p "$CACHE"
 install_packages
-unpack_server
+# shellcheck disable=SC2086
+unpack kea usr/sbin/kea-dhcp6 $SERVER
+# shellcheck disable=SC2086
+unpack pair usr/sbin/conntrackd $PAIR
 if ! venvs_current; then
     rm -f "$STAMP"
     make_venvs
