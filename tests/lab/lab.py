@@ -290,6 +290,10 @@ class Lab:
         self._keas[isp] = Kea(process, config, kea_pool, extra or {})
         return self._keas[isp]
 
+    def kea(self, isp: str = "isp") -> Kea:
+        """The DHCPv6 server of an ISP."""
+        return self._keas[isp]
+
     def renumber(self, prefix: str, isp: str = "isp") -> None:
         """From now on the ISP delegates from another pool: at renewal the old one ends at once.
 

@@ -348,9 +348,10 @@ def tell(lab: Lab, host: str, target: str, source: int) -> None:
     lab.run(host, [PYTHON, "-IS", TALK, "tell", target, str(PORT), str(source)])
 
 
-def hold(lab: Lab, host: str, target: str) -> Process:
+def hold(lab: Lab, host: str, target: str, patience: float = 3) -> Process:
     """A TCP connection to an ``Echo`` that goes on talking; open when this returns."""
-    process = lab.start(host, [PYTHON, "-IS", TALK, "hold", target, str(PORT)])
+    words = map(str, (target, PORT, patience))
+    process = lab.start(host, [PYTHON, "-IS", TALK, "hold", *words])
     process.wait_output("open")
     return process
 
