@@ -108,7 +108,6 @@ class Pair:
                                 f'"dhcpcd", "-q", "{option}", "eth0"')
         if self.variant.tracked:
             text = text.replace('# ["conntrackd"', '["conntrackd"')
-            text = text.replace('["conntrackd"', f'["{PAIR}/usr/sbin/conntrackd"')
         assert tomllib.loads(text)["every"] == 1 and "systemctl" not in text
         return text
 
@@ -119,6 +118,9 @@ class Pair:
             conf = conf.replace(f"IPv6_address {here}\n        IPv6_Destination_Address {there}",
                                 f"IPv6_address {there}\n        IPv6_Destination_Address {here}")
         self.lab.write(machine, "/etc/conntrackd/conntrackd.conf", conf)
+        start = " ".join(f"{name}='{value}'" for name, value in environment().items())
+        self.lab.write(machine, "/usr/local/sbin/conntrackd",
+                       f'#!/bin/sh\n{start} exec {PAIR}/usr/sbin/conntrackd "$@"\n', 0o755)
         self.lab.nft(machine, FIREWALL)
         self.lab.sysctl(machine, "net.netfilter.nf_conntrack_tcp_loose", 0)
         daemon(self.lab, machine, "conntrackd")
