@@ -19,6 +19,7 @@ from tests.lab.topology import ROUTERS
 from .pd import (
     NEEDS_ROOT,
     OLD,
+    PORT,
     PYTHON,
     ROOT,
     STATELESS,
@@ -103,9 +104,9 @@ class Pair:
         ask = [PYTHON, "-IS", TRANSPORT, "get", ADDRESS[OTHER[machine]], ASK_PORT]
         text = re.sub(r"(?m)^pull = .*$", f"pull = {ask!r}", text)
         text = re.sub(r"(?m)^every = .*$", "every = 1", text)
-        for verb, option in (("start", "-b"), ("stop", "-x")):
-            text = text.replace(f'"systemctl", "{verb}", "dhcpcd"',
-                                f'"dhcpcd", "-q", "{option}", "eth0"')
+        for words, option in (('"dhcpcd", "-x"', "-x"), ('"systemctl", "stop", "dhcpcd"', "-x"),
+                              ('"systemctl", "start", "dhcpcd"', "-b")):
+            text = text.replace(words, f'"dhcpcd", "-q", "{option}", "eth0"')
         if self.variant.tracked:
             text = text.replace('# ["conntrackd"', '["conntrackd"')
         assert tomllib.loads(text)["every"] == 1 and "systemctl" not in text
@@ -142,11 +143,11 @@ class Pair:
         return "fe80::5e:1/" in shown and self.runs_dhcpcd(machine)
 
     def marks(self, machine: str) -> set[str]:
-        """The marks in conntrack of TCP connections that are open; none without tracking."""
+        """The marks in conntrack of the connections under test; none without tracking."""
         if not self.variant.tracked:
             return set()
-        flows = self.routers[machine].flows("-p", "tcp", "--state", "ESTABLISHED").values()
-        return {found[0] for line in flows if (found := re.search(r"dport=\d+ .*mark=\d+", line))}
+        flows = self.routers[machine].flows("-p", "tcp", "--dport", str(PORT)).values()
+        return {" ".join(re.findall(r"src=\S+|mark=\d+", line)) for line in flows}
 
     def runs_dhcpcd(self, machine: str) -> bool:
         """The DHCP client is there."""
