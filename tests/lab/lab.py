@@ -91,8 +91,9 @@ class Sniffer:
 class Lab:
     """The network; use it with ``with``. See topology.py for the plan.
 
-    Machines are called isp (isp2), router (router2), a and b. Each has its own network namespace and its own
-    /run, /etc, /var/lib and /usr/lib/dhcpcd: what is written there is private and gone afterwards.
+    Machines are called isp (isp2), router (router2), a and b. Each has its own network namespace
+    and its own /run, /etc, /var/lib and /usr/lib/dhcpcd: what is written there is private and gone
+    afterwards.
     """
 
     def __init__(

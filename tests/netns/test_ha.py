@@ -55,6 +55,19 @@ table inet firewall {
 """
 """Lets nothing of a TCP connection pass whose beginning it has not seen."""
 
+ASKED = """
+table ip6 asked {
+    counter virtual { }
+    counter others { }
+    chain entry {
+        type filter hook prerouting priority -400;
+        udp dport 547 ip6 saddr fe80::5e:1 counter name virtual return
+        udp dport 547 counter name others
+    }
+}
+"""
+"""Counts DHCPv6 messages by their source: that is where a relay routes the prefix."""
+
 
 def environment() -> dict[str, str]:
     """For the unpacked daemons: their own libraries."""
@@ -169,8 +182,8 @@ class Pair:
 def pair(variant: Variant) -> Iterator[Pair]:
     with Lab(routers=2) as lab:
         lab.start_kea(Pool())
-        pair = Pair(lab, variant)
-        yield pair
+        lab.nft("isp", ASKED)
+        yield Pair(lab, variant)
 
 
 def words(*talks: Process) -> list[int]:
@@ -235,5 +248,7 @@ def test_a_pair_of_routers(pair: Pair, variant: Variant) -> None:
     print(f"{variant}, keepalived stopped: {outage(report)} ms")
 
     assert servers[0].sources() == {external}
+    asked = lab.run("isp", ["nft", "list", "counters", "table", "ip6", "asked"]).stdout
+    assert re.findall(r"packets (\d+)", asked)[1] == "0", asked
     assert lab.count().leaked == 0
     assert "RELEASE" not in lab.kea().process.output()

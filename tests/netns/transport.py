@@ -24,9 +24,9 @@ def serve(address: str, port: str, *command: str) -> None:
 def get(address: str, port: str) -> int:
     """Print the answer; 1 without one."""
     try:
-        with socket.create_connection((address, int(port)), PATIENCE) as client:
-            with client.makefile("rb") as file:
-                answer = file.read()
+        client = socket.create_connection((address, int(port)), PATIENCE)
+        with client, client.makefile("rb") as file:
+            answer = file.read()
     except OSError as error:
         print(error, file=sys.stderr)
         return 1

@@ -466,16 +466,16 @@ def test_an_uplink_with_a_static_prefix_can_be_set_down(net: Box) -> None:
     assert "set down" in net.cli("status").stdout
 
 
-# ---- how it talks ------------------------------------------------------------------------------
+# ---- two nodes -----------------------------------------------------------------------------------
 
 
-@needs_root
 def node(net: Box, directory: Path) -> Box:
     """Another node, in the same namespace."""
     directory.mkdir()
     return Box(directory, net.before)
 
 
+@needs_root
 def test_import_takes_what_export_says_and_makes_a_pass(net: Box, tmp_path: Path) -> None:
     other = node(net, tmp_path / "other")
     assert other.cli("set", "wan", P1, "--valid", "600").returncode == 0
@@ -494,6 +494,7 @@ def test_import_takes_what_export_says_and_makes_a_pass(net: Box, tmp_path: Path
     assert (net.state / "state.json").read_bytes() == before
 
 
+@needs_root
 def test_import_refuses_in_one_line(net: Box, tmp_path: Path) -> None:
     other = node(net, tmp_path / "other")
     other.cli("set", "wan", P1)
@@ -506,7 +507,7 @@ def test_import_refuses_in_one_line(net: Box, tmp_path: Path) -> None:
         assert (run.returncode, run.stdout) == (65, "")
         assert one_line(run.stderr) and words in run.stderr
     assert (net.state / "state.json").read_bytes() == before
-    net.cli("set", "wan", P1)
+    net.cli("set", "wan", "2001:db8:a000::/58")
     other.cli("set", "wan", "2001:db8:9000::/58")
     run = net.cli("import", input=other.cli("export").stdout)
     assert run.returncode == 65 and one_line(run.stderr) and "split brain: " in run.stderr
@@ -514,12 +515,17 @@ def test_import_refuses_in_one_line(net: Box, tmp_path: Path) -> None:
     assert "2001:db8:9000::/58" in net.cli("status").stdout
 
 
+@needs_root
 def test_import_without_stdin_is_65(net: Box) -> None:
     argv = [sys.executable, "-m", "pdreactor.cli", "-c", str(net.config), "import"]
     run = net.run("sh", "-c", 'exec "$@" <&-', "sh", *argv)
     assert run.returncode == 65 and one_line(run.stderr)
 
 
+# ---- how it talks ------------------------------------------------------------------------------
+
+
+@needs_root
 def test_what_changed_is_logged_unless_quiet(net: Box) -> None:
     run = net.cli("set", "wan", P1)
     assert one_line(run.stderr)

@@ -52,8 +52,8 @@ class Node:
     def now(self) -> int:
         return self.time + self.clock
 
-    def learns(self, *networks: IPv6Network, reason: str = "RENEW6", later: int = 1, **rest) -> None:
-        self.hears(reply(*told(*networks, **rest), reason=reason), later)
+    def learns(self, *networks: IPv6Network, later: int = 1, **rest) -> None:
+        self.hears(reply(*told(*networks, **rest)), later)
 
     def hears(self, event: Event, later: int = 1) -> None:
         self.time += later
@@ -168,7 +168,7 @@ def test_a_prefix_that_is_gone_is_gone_on_both(a: Node, b: Node) -> None:
 def test_fail_over_and_back(a: Node, b: Node) -> None:
     a.learns(P1)
     b.take(a.export())
-    b.learns(P1, reason="BOUND6", later=10)
+    b.learns(P1, later=10)
     b.learns(P2, later=10)
     a.time = b.time
     assert "is older" in refusal(b, a.export())
@@ -196,7 +196,8 @@ def test_an_uplink_in_the_way_gets_another_number() -> None:
     a.learns(P1)
     b.state = after(reply(*told(P2)), uplink=WAN2, config=TWO)
     b.take(a.export(), force=True)
-    assert {name: uplink.number for name, uplink in b.state.uplinks.items()} == {"wan2": 2, "wan": 1}
+    numbers = {name: uplink.number for name, uplink in b.state.uplinks.items()}
+    assert numbers == {"wan2": 2, "wan": 1}
 
 
 def test_the_state_file_keeps_it(a: Node, b: Node) -> None:
@@ -384,7 +385,8 @@ def test_a_bad_value_refuses_all_of_it(a: Node, b: Node, path: str, value: Any, 
 
 def test_a_prefix_of_the_link_or_the_lan_is_refused(a: Node, b: Node) -> None:
     a.learns(P1)
-    assert "on the uplink's own link" in refusal(b, a.export(), near={"wan": [N("2001:db8:4000::/64")]})
+    near = {"wan": [N("2001:db8:4000::/64")]}
+    assert "on the uplink's own link" in refusal(b, a.export(), near=near)
     b.config = config(LAN._replace(internal=P1))
     assert "overlaps" in refusal(b, a.export())
 
