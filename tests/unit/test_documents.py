@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pdreactor import __version__, cli, errors, report, state, transition
+from pdreactor import __version__, cli, errors, handover, report, state, transition
 from pdreactor.config import KNOWN, parse
 from pdreactor.desired import desired
 from pdreactor.events import MAX_BLOCK, MAX_PREFIXES
@@ -97,6 +97,13 @@ def test_each_key_of_the_status_document_is_described() -> None:
     assert document["problems"] and document["uplinks"][0]["refusal"]
     described = set(re.findall(r"\.(?:It )?Ic ([\w.\[\]]+)", section(MAN8, "STATUS")))
     assert set(keys(document)) <= described
+
+
+def test_each_key_of_the_export_is_described() -> None:
+    known = handover.identified(after(reply(*told(P1)), reply(*told(P2))), "0" * 16)
+    document = handover.document(known, CONFIG, "router1", NOW)
+    described = set(re.findall(r"\.(?:It )?Ic ([\w.\[\]]+)", section(MAN8, "FAIL-OVER NODES")))
+    assert set(keys(document)) - {"wan"} <= described
 
 
 def test_each_reason_that_matters_is_in_the_table_of_events() -> None:
@@ -224,7 +231,8 @@ def test_the_readme_names_each_verb() -> None:
     assert not [verb for verb in verbs() if f"pdreactor {verb}" not in README]
 
 
-@pytest.mark.parametrize("document", ["README.md", "contrib/from-shell-script/README.md"])
+@pytest.mark.parametrize("document", ["README.md", "contrib/from-shell-script/README.md",
+                                      "contrib/keepalived/README.md"])
 def test_links_to_files_are_good(document: str) -> None:
     path = ROOT / document
     for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text()):
