@@ -122,6 +122,9 @@ def _add_verbs(verbs: Any) -> None:
     watch.add_argument("--metrics", metavar="FILE",
                        help="keep this file for Prometheus (status --format prometheus)")
     _with_json(_add(verbs, _doctor, "doctor", "what here would keep it from working, with the fix"))
+    _add(verbs, _export, "export", "print what was learned, for a standby node")
+    take = _add(verbs, _import, "import", "learn from another node's export, on stdin")
+    take.add_argument("--force", action="store_true", help="although it is older, or another one")
     flush = _add(verbs, _flush, "flush", "remove everything of pdreactor from the kernel")
     flush.add_argument("--forget", action="store_true", help="and remove the state")
 
@@ -284,6 +287,22 @@ def _line(text: str) -> str:
         raise Refused(f"--reason {shown(text)}: must be one line of at most {LONGEST_REASON} "
                       f"printable characters")
     return text
+
+
+def _export(options: argparse.Namespace) -> int:
+    from . import standby
+
+    print(json.dumps(standby.export(_config(options)), indent=1))
+    return EX_OK
+
+
+def _import(options: argparse.Namespace) -> int:
+    from . import handover, standby
+
+    config = _config(options)
+    raw = b"" if sys.stdin is None else sys.stdin.buffer.read(handover.LIMIT + 1)
+    standby.take(config, raw, force=options.force)
+    return EX_OK
 
 
 def _flush(options: argparse.Namespace) -> int:

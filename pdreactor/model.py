@@ -191,6 +191,15 @@ class Holding(NamedTuple):
     modes: tuple[str, ...] = ("netmap", "rfc6296")  # which decide in what tables
 
 
+class Lineage(NamedTuple):
+    """Whose knowledge the state is: see handover.py."""
+
+    node: str = ""  # random id of this node; empty until it is needed
+    generation: int = 0  # grows with each change that this node learned itself
+    settled: int = 0  # the generation at the last import: older ones are overruled
+    heard: tuple[tuple[str, int], ...] = ()  # (node, generation) of the others that is in it
+
+
 class State(NamedTuple):
     """The state file. ``doomed`` flows are still to be removed from conntrack, and while
     ``exposed`` those that may have begun untranslated; ``numbers`` is (protocol, priority) of the
@@ -209,6 +218,7 @@ class State(NamedTuple):
     leading: tuple[tuple[IPv6Network, str], ...] = ()  # (internal, uplink)
     left: tuple[str, ...] = ()
     tabled: tuple[str, ...] = ()
+    lineage: Lineage = Lineage()
     traces: "Traces | None" = None  # of the layout
 
 

@@ -39,6 +39,7 @@ from .model import (
     Down,
     Happening,
     Holding,
+    Lineage,
     Moment,
     Prefix,
     Refusal,
@@ -162,7 +163,9 @@ def _read(path: str) -> bytes:
 def _before(path: str) -> tuple[State, str]:
     """The state before the damaged one, and words for it."""
     try:
-        return decode(_read(f"{path}.old"), now()), "the state before it is used"
+        known = decode(_read(f"{path}.old"), now())
+        lineage = known.lineage._replace(node="")  # another node heard of what is lost here
+        return known._replace(lineage=lineage), "the state before it is used"
     except (OSError, *DAMAGE):
         return State({}), "nothing is known until the next lease event (dhcpcd -N asks for one)"
 
@@ -259,6 +262,7 @@ def encode(state: State, moment: Moment | None = None) -> bytes:
         "leading": [[str(network), uplink] for network, uplink in state.leading],
         "left": list(state.left),
         "tabled": list(state.tabled),
+        "lineage": list(state.lineage),
     }
     if state.traces is not None:
         from .layout import traces
@@ -293,8 +297,9 @@ def decode(raw: bytes, here: Moment | None = None) -> State:
     modes = tuple((_internal(n), str(u), str(mode)) for n, u, mode in document.get("modes", ()))
     leading = tuple((_internal(n), str(uplink)) for n, uplink in document.get("leading", ()))
     left, tabled = (tuple(map(str, document.get(key, ()))) for key in ("left", "tabled"))
+    lineage = _lineage_in(*document.get("lineage", ()))
     known = State(uplinks, doomed, history, applied, bool(document.get("exposed")), numbers, held,
-                  modes, leading, left, tabled, _traces(document.get("layout")))
+                  modes, leading, left, tabled, lineage, _traces(document.get("layout")))
     written = _moment_in(document.get("clock"))
     return known if not (written and here) else _on_todays_clock(known, written, here)
 
@@ -305,6 +310,11 @@ def _traces(document: Any) -> "Traces | None":
     from .layout import traces
 
     return traces.decode(document)
+
+
+def _lineage_in(node: Any = "", generation: Any = 0, settled: Any = 0, heard: Any = ()) -> Lineage:
+    return Lineage(_line(node), _number(generation), _number(settled),
+                   tuple((_line(other), _number(g)) for other, g in heard))
 
 
 def _on_todays_clock(known: State, written: Moment, here: Moment) -> State:

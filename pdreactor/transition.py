@@ -13,7 +13,7 @@ A prefix that stops being current dooms its outbound flows, a prefix that goes d
 the pass removes doomed flows from conntrack once the new rules are in.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from ipaddress import IPv6Network
 
 from . import marks
@@ -36,6 +36,9 @@ from .model import (
 HISTORY = 50
 """How many happenings the state file keeps."""
 
+STATIC = "static"
+"""The reason of what the configuration says, which nobody learned."""
+
 EMPTY = State(uplinks={})
 
 
@@ -53,6 +56,9 @@ def after_event(state: State, event: Event, uplink: Uplink, config: Config, now:
     _refuse_on_link(event, tuple(on_link))
     prefixes = _prefixes_after(before, event, _blocked(state, before), config, now)
     after = before._replace(prefixes=prefixes, refusal=None)
+    if event.reason != STATIC and prefixes != before.prefixes:
+        learned = state.lineage._replace(generation=state.lineage.generation + 1)
+        state = state._replace(lineage=learned)
     return _replace(state, uplink.name, after, event, now)
 
 
@@ -63,6 +69,42 @@ def tells_nothing_new(state: State, event: Event, uplink: Uplink, now: int) -> b
     known = state.uplinks.get(uplink.name, UplinkState(0)).prefixes
     current = {p.network for p in known if p.superseded_at is None and not p.expired(now)}
     return current == {d.network for d in event.delegations if d.valid != 0}
+
+
+def after_import(state: State, told: Mapping[str, UplinkState], config: Config, now: int,
+                 near: Mapping[str, Iterable[IPv6Network]]) -> State:
+    """The state once these uplinks are as another node knows them, with its numbers and
+    generations: marks of flows have to mean the same on both. What a health checker said and what
+    was refused stay this node's own. ``near`` has the prefixes on each uplink's own link.
+
+    Raises Refused as ``after_event`` does.
+    """
+    event = Event("import", "")
+    state = _out_of_the_way(state, told, config)
+    for name, uplink in told.items():
+        before = state.uplinks.get(name, uplink)
+        after = uplink._replace(down=before.down, refusal=before.refusal)
+        state = _replace(state, name, after, event, now)
+    for name, uplink in told.items():
+        said = tuple(Delegation(p.network, p.iaid, None, None, p.excluded) for p in uplink.prefixes)
+        _refuse_foreign(state, event._replace(delegations=said), config.uplink(name), config)
+        _refuse_on_link(event._replace(delegations=said), tuple(near.get(name, ())))
+    return state
+
+
+def _out_of_the_way(state: State, told: Mapping[str, UplinkState], config: Config) -> State:
+    """Other uplinks give up the numbers that the told ones bring along."""
+    mask, numbers = config.ct_mark_mask, {uplink.number for uplink in told.values()}
+    generations = {p.generation for uplink in told.values() for p in uplink.prefixes}
+    if (max(numbers, default=0) > marks.uplinks(mask)
+            or max(generations, default=0) >= marks.generations(mask)):
+        raise Refused(f"its numbers do not fit firewall.ct_mark_mask {mask:#010x}: both nodes need "
+                      f"the same mask")
+    for name, other in state.uplinks.items():
+        if name not in told and other.number in numbers:
+            free = _free_number(state, config, numbers)
+            state = state._replace(uplinks={**state.uplinks, name: other._replace(number=free)})
+    return state
 
 
 def after_refusal(state: State, uplink: str, reason: str, message: str, config: Config,
@@ -181,13 +223,13 @@ def _with_static(state: State, uplink: Uplink, prefix: IPv6Network, config: Conf
     known = state.uplinks.get(uplink.name, UplinkState(0))
     told = Delegation(prefix, None, None, None)
     gone = (Delegation(p.network, None, 0, 0) for p in known.prefixes if p.network != prefix)
-    event = Event("static", uplink.interface, (told, *gone))
+    event = Event(STATIC, uplink.interface, (told, *gone))
     try:
         return after_event(state, event, uplink, config, now)
     except Refused as refused:
         if known.refusal and known.refusal.message == str(refused):
             return state
-        return after_refusal(state, uplink.name, "static", str(refused), config, now)
+        return after_refusal(state, uplink.name, STATIC, str(refused), config, now)
 
 
 def _fitting(state: State, config: Config) -> State:
@@ -289,8 +331,8 @@ def _blocked(state: State, before: UplinkState) -> set[int]:
     return doomed | {prefix.generation for prefix in before.prefixes}
 
 
-def _free_number(state: State, config: Config) -> int:
-    used = {u.number for u in state.uplinks.values()}
+def _free_number(state: State, config: Config, taken: Iterable[int] = ()) -> int:
+    used = {u.number for u in state.uplinks.values()} | set(taken)
     for number in range(1, marks.uplinks(config.ct_mark_mask) + 1):
         if number not in used:
             return number

@@ -4,7 +4,8 @@
 #     sh tests/setup.sh
 #
 # Installs missing Debian packages, unpacks the DHCPv6 server of the test network privately into
-# .cache/kea and other people's firewalls into .cache/firewalls, and makes two virtual environments:
+# .cache/kea, the daemons of a fail-over pair into .cache/pair and other people's firewalls into
+# .cache/firewalls, and makes two virtual environments:
 #
 #     .venv         Debian's own pyroute2, structlog, tenacity and python-iptables: the oldest that
 #                   are supported
@@ -23,6 +24,7 @@ strace"
 SERVER="kea-dhcp6-server kea-common"
 # One after the other: they exclude each other.
 FIREWALLS="iptables-persistent ufw shorewall6 firewalld dbus-daemon dbus-bin"
+PAIR="keepalived conntrackd"
 APT="apt-get -q -y -o APT::Sandbox::User=root -o Dpkg::Use-Pty=0"
 export DEBIAN_FRONTEND=noninteractive PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 
@@ -99,14 +101,16 @@ unpack() {
     mv "$new" "$CACHE/$1"
 }
 
-# Unpacked, not installed: its package would enable a service.
-unpack_server() {
-    [ ! -x "$CACHE/kea/usr/sbin/kea-dhcp6" ] || return 0
-    say "unpacking kea-dhcp6-server into .cache/kea"
-    rm -rf "$CACHE/kea.new"
-    # shellcheck disable=SC2086
-    with_lists download kea $SERVER >/dev/null
-    unpack kea
+# unpack_daemons NAME PROGRAM PACKAGE ...: unpacked, not installed: these packages would enable a
+# service.
+unpack_daemons() {
+    name=$1 program=$2
+    shift 2
+    [ ! -x "$CACHE/$name/usr/sbin/$program" ] || return 0
+    say "unpacking $* into .cache/$name"
+    rm -rf "$CACHE/$name.new"
+    with_lists download "$name" "$@" >/dev/null
+    unpack "$name"
 }
 
 # The same, and they would load their rules into this machine's kernel.
@@ -164,7 +168,10 @@ venvs_current() {
 [ "$(id -u)" = 0 ] || die "run it as root"
 mkdir -p "$CACHE"
 install_packages
-unpack_server
+# shellcheck disable=SC2086
+unpack_daemons kea kea-dhcp6 $SERVER
+# shellcheck disable=SC2086
+unpack_daemons pair conntrackd $PAIR
 unpack_firewalls
 if ! venvs_current; then
     rm -f "$STAMP"

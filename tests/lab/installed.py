@@ -17,13 +17,13 @@ internal = "{internal}"
 """The smallest useful configuration."""
 
 
-def install(lab: Lab, config: str | None = None) -> None:
+def install(lab: Lab, config: str | None = None, machine: str = "router") -> None:
     """Install this checkout below the router's own /usr/local, which is empty and private, and
     write its configuration."""
-    lab.run("router", ["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/usr/local"])
+    lab.run(machine, ["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/usr/local"])
     # Without what an outer make passes on (its jobserver, its variables).
     clean = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
     command = ["make", "-s", "-C", str(ROOT), "install", "SYSTEMD=no"]
-    lab.run("router", command, env=clean, timeout=60)
+    lab.run(machine, command, env=clean, timeout=60)
     text = CONFIG.format(internal=lab.internal) if config is None else config
-    lab.write("router", CONFIG_FILE, text)
+    lab.write(machine, CONFIG_FILE, text)

@@ -91,13 +91,16 @@ class Sniffer:
 class Lab:
     """The network; use it with ``with``. See topology.py for the plan.
 
-    Machines are called isp (isp2), router, a and b. Each has its own network namespace and its own
-    /run, /etc, /var/lib and /usr/lib/dhcpcd: what is written there is private and gone afterwards.
+    Machines are called isp (isp2), router (router2), a and b. Each has its own network namespace
+    and its own /run, /etc, /var/lib and /usr/lib/dhcpcd: what is written there is private and gone
+    afterwards.
     """
 
-    def __init__(self, uplinks: int = 1, internal: str = topology.INTERNAL) -> None:
-        """``internal`` must have room for two /64."""
-        self.links = topology.links(internal, uplinks)
+    def __init__(
+        self, uplinks: int = 1, internal: str = topology.INTERNAL, routers: int = 1
+    ) -> None:
+        """``internal`` must have room for two /64; there are one or two routers."""
+        self.links = topology.links(internal, uplinks, routers)
         self.internal = internal
         self._anchors: dict[str, Anchor] = {}
         self._processes: list[Process] = []
@@ -145,7 +148,7 @@ class Lab:
 
     def _make_namespaces(self) -> None:
         """Start all anchors, then wait for all."""
-        for name in ("router", *(link.peer for link in self.links)):
+        for name in (*self.links[0].routers, *(link.peer for link in self.links)):
             self._anchors[name] = Anchor(name, self.directory, topology.settings(name))
         for anchor in self._anchors.values():
             anchor.wait_ready()
@@ -153,7 +156,8 @@ class Lab:
     def _make_links(self) -> None:
         """Cables, addresses and routes."""
         pids = {name: anchor.pid for name, anchor in self._anchors.items()}
-        self._ip_batch("router", topology.router_batch(self.links, pids))
+        for router in self.links[0].routers:
+            self._ip_batch(router, topology.router_batch(self.links, pids, router))
         for link in self.links:
             self._ip_batch(link.peer, topology.peer_batch(link))
 
@@ -172,7 +176,8 @@ class Lab:
     def _ready(self) -> bool:
         """True when each interface has carrier and an address that can be used."""
         return all(
-            self._usable("router", link.here) and self._usable(link.peer, link.there)
+            self._usable(link.peer, link.there)
+            and all(self._usable(router, link.here) for router in link.routers)
             for link in self.links
         )
 
@@ -269,8 +274,8 @@ class Lab:
     def isp_route(self, prefix: str, isp: str = "isp") -> None:
         """Route one more prefix to the router (those of topology.POOLS are)."""
         link = self.link_to(isp)
-        via = link.address(link.router_host)
-        self.run(isp, ["ip", "-6", "route", "replace", prefix, "via", via, "dev", link.there])
+        via = ["via", link.gateway, "dev", link.there]
+        self.run(isp, ["ip", "-6", "route", "replace", prefix, *via])
 
     def start_kea(
         self, pool: Pool | None = None, isp: str = "isp", extra: Mapping[str, object] | None = None
@@ -284,6 +289,10 @@ class Lab:
         process = self.start(isp, command, env=env, name="kea-dhcp6")
         process.wait_output("DHCP6_STARTED")
         self._keas[isp] = Kea(process, config, kea_pool, extra or {})
+        return self._keas[isp]
+
+    def kea(self, isp: str = "isp") -> Kea:
+        """The DHCPv6 server of an ISP."""
         return self._keas[isp]
 
     def renumber(self, prefix: str, isp: str = "isp") -> None:

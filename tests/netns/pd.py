@@ -119,20 +119,21 @@ def on(variants: Iterable[Variant], scope: Any = None) -> pytest.MarkDecorator:
 class Router:
     """The router of a test network with pdreactor on it."""
 
-    def __init__(self, lab: Lab, text: str | None = None, variant: Variant = NFTABLES) -> None:
-        self.lab, self.variant = lab, variant
+    def __init__(self, lab: Lab, text: str | None = None, variant: Variant = NFTABLES,
+                 machine: str = "router") -> None:
+        self.lab, self.variant, self.machine = lab, variant, machine
         self.configure(config() if text is None else text)
 
     # ---- pdreactor -------------------------------------------------------------------------
 
     def configure(self, text: str) -> None:
         """Write /etc/pdreactor.toml, for the variant under test."""
-        self.lab.write("router", CONFIG, self.variant.put_into(text))
+        self.lab.write(self.machine, CONFIG, self.variant.put_into(text))
 
     def pd(self, *arguments: str, code: int | None = 0) -> "CompletedProcess[str]":
         """Run a verb. Its exit code must be ``code``; None takes any."""
         argv = [*python("pdreactor.cli"), *arguments]
-        done = self.lab.run("router", argv, check=False, timeout=60, env=ENVIRONMENT)
+        done = self.lab.run(self.machine, argv, check=False, timeout=60, env=ENVIRONMENT)
         said = f"pdreactor {' '.join(arguments)} ended with {done.returncode}: {done.stderr}"
         assert code is None or done.returncode == code, said
         assert "Traceback" not in done.stderr, said
@@ -148,14 +149,14 @@ class Router:
         """dhcpcd calls ``pdreactor-hook`` with this environment and nothing else."""
         argv = python("pdreactor.hook")
         env = {**ENVIRONMENT, "interface": "eth0", "reason": reason, **(variables or {})}
-        done = self.lab.run("router", argv, check=False, timeout=60, env=env)
+        done = self.lab.run(self.machine, argv, check=False, timeout=60, env=env)
         assert code is None or done.returncode == code, done.stderr
         return done
 
     def start(self, *arguments: str) -> Process:
         """Run a verb in the background."""
         argv = [*python("pdreactor.cli"), *arguments]
-        return self.lab.start("router", argv, env=ENVIRONMENT)
+        return self.lab.start(self.machine, argv, env=ENVIRONMENT)
 
     def status(self) -> dict[str, Any]:
         """The document of ``status --json``."""
@@ -180,7 +181,7 @@ class Router:
 
     def run(self, *argv: str, check: bool = True, timeout: float = 10) -> str:
         """Output of a command on the router."""
-        return self.lab.run("router", argv, check=check, timeout=timeout).stdout
+        return self.lab.run(self.machine, argv, check=check, timeout=timeout).stdout
 
     def others(
         self, counters: bool = True, chains: str = "pdreactor_[a-z_]+", jumps: bool = True
@@ -234,7 +235,7 @@ class Router:
         block. What writes to the legacy variant fails, for want of its lock."""
         rules, routes = Monitor(self.lab, NFT), Monitor(self.lab, IP)
         before = self._stat()
-        with open(self.lab.path("router", "/run/xtables.lock"), "w", encoding="ascii") as lock:
+        with open(self.lab.path(self.machine, "/run/xtables.lock"), "w", encoding="ascii") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
         assert rules.said() + routes.said() == ""
@@ -242,7 +243,7 @@ class Router:
 
     def _stat(self) -> tuple[int, int, int]:
         """What changes with every write of the state file."""
-        stat = os.stat(self.lab.path("router", STATE))
+        stat = os.stat(self.lab.path(self.machine, STATE))
         return stat.st_mtime_ns, stat.st_ino, stat.st_size
 
 
@@ -347,9 +348,10 @@ def tell(lab: Lab, host: str, target: str, source: int) -> None:
     lab.run(host, [PYTHON, "-IS", TALK, "tell", target, str(PORT), str(source)])
 
 
-def hold(lab: Lab, host: str, target: str) -> Process:
+def hold(lab: Lab, host: str, target: str, patience: float = 3) -> Process:
     """A TCP connection to an ``Echo`` that goes on talking; open when this returns."""
-    process = lab.start(host, [PYTHON, "-IS", TALK, "hold", target, str(PORT)])
+    words = map(str, (target, PORT, patience))
+    process = lab.start(host, [PYTHON, "-IS", TALK, "hold", *words])
     process.wait_output("open")
     return process
 

@@ -6,7 +6,7 @@
     talk.py stream ADDRESS PORT                 as "flows.py echo", and its last answer goes out
                                                 all the time; prints each peer it saw
     talk.py tell TARGET PORT SOURCE_PORT        send one datagram
-    talk.py hold TARGET PORT                    a TCP connection that says something all the time;
+    talk.py hold TARGET PORT PATIENCE           a TCP connection that says something all the time;
                                                 prints "open", each answer, and how it ended
 """
 
@@ -16,7 +16,6 @@ import sys
 import threading
 import time
 
-PATIENCE = 3.0
 WORD = 0.05
 CHUNK = 1000
 
@@ -114,9 +113,9 @@ def tell(target: str, port: str, source: str) -> None:
         client.sendto(b"word", (target, int(port)))
 
 
-def hold(target: str, port: str) -> str:
+def hold(target: str, port: str, patience: str) -> str:
     """Talk without end; how it ended."""
-    with socket.create_connection((target, int(port)), PATIENCE) as client:
+    with socket.create_connection((target, int(port)), float(patience)) as client:
         print("open", flush=True)
         while True:
             try:

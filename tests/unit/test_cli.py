@@ -15,7 +15,8 @@ from .box import Box, block, network
 from .namespace import needs_root
 
 P1, P2 = "2001:db8:4000::/58", "2001:db8:8000::/58"
-VERBS = ("hook", "restore", "plan", "status", "check", "set", "unset", "uplink", "doctor", "flush")
+VERBS = ("hook", "restore", "plan", "status", "check", "set", "unset", "uplink", "export",
+         "import", "watch", "doctor", "flush")
 
 
 @pytest.fixture
@@ -463,6 +464,62 @@ def test_an_uplink_with_a_static_prefix_can_be_set_down(net: Box) -> None:
     net.configure(text.replace('"wan0"', f'"wan0"\nprefix = "{P1}"'))
     assert net.cli("uplink", "wan", "down").returncode == 0
     assert "set down" in net.cli("status").stdout
+
+
+# ---- two nodes -----------------------------------------------------------------------------------
+
+
+def node(net: Box, directory: Path) -> Box:
+    """Another node, in the same namespace."""
+    directory.mkdir()
+    return Box(directory, net.before)
+
+
+@needs_root
+def test_import_takes_what_export_says_and_makes_a_pass(net: Box, tmp_path: Path) -> None:
+    other = node(net, tmp_path / "other")
+    assert other.cli("set", "wan", P1, "--valid", "600").returncode == 0
+    assert other.cli("flush").returncode == 0
+    told = other.cli("export")
+    assert (told.returncode, told.stderr) == (0, "")
+    run = net.cli("import", input=told.stdout)
+    assert (run.returncode, run.stdout) == (0, "")
+    assert "imported" in run.stderr
+    assert net.cli("status").returncode == 0
+    document = json.loads(net.cli("status", "--json").stdout)
+    assert document["uplinks"][0]["prefixes"][0]["prefix"] == P1
+    before = (net.state / "state.json").read_bytes()
+    run = net.cli("import", input=told.stdout)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert (net.state / "state.json").read_bytes() == before
+
+
+@needs_root
+def test_import_refuses_in_one_line(net: Box, tmp_path: Path) -> None:
+    other = node(net, tmp_path / "other")
+    other.cli("set", "wan", P1)
+    old = other.cli("export").stdout
+    other.cli("set", "wan", P2)
+    net.cli("import", input=other.cli("export").stdout)
+    before = (net.state / "state.json").read_bytes()
+    for text, words in (("", "nothing came in"), ("{", "no whole output"), (old, "is older")):
+        run = net.cli("import", input=text)
+        assert (run.returncode, run.stdout) == (65, "")
+        assert one_line(run.stderr) and words in run.stderr
+    assert (net.state / "state.json").read_bytes() == before
+    net.cli("set", "wan", "2001:db8:a000::/58")
+    other.cli("set", "wan", "2001:db8:9000::/58")
+    run = net.cli("import", input=other.cli("export").stdout)
+    assert run.returncode == 65 and one_line(run.stderr) and "split brain: " in run.stderr
+    assert net.cli("import", "--force", input=other.cli("export").stdout).returncode == 0
+    assert "2001:db8:9000::/58" in net.cli("status").stdout
+
+
+@needs_root
+def test_import_without_stdin_is_65(net: Box) -> None:
+    argv = [sys.executable, "-m", "pdreactor.cli", "-c", str(net.config), "import"]
+    run = net.run("sh", "-c", 'exec "$@" <&-', "sh", *argv)
+    assert run.returncode == 65 and one_line(run.stderr)
 
 
 # ---- how it talks ------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pdreactor import __version__, cli, doctor, errors, report, state, transition
+from pdreactor import __version__, cli, doctor, errors, handover, report, state, transition
 from pdreactor.config import KNOWN, parse
 from pdreactor.desired import desired
 from pdreactor.doctor import Finding
@@ -105,6 +105,13 @@ def test_each_check_of_doctor_is_described_and_no_other() -> None:
     named = re.findall(r"(?m)^\.It ([\w-]+)$", text)
     assert named == ["error", "warning", "note", *doctor.CHECKS]
     assert {*doctor.document([]), *Finding._fields, "check"} <= set(re.findall(r"\.Ic (\w+)", text))
+
+
+def test_each_key_of_the_export_is_described() -> None:
+    known = handover.identified(after(reply(*told(P1)), reply(*told(P2))), "0" * 16)
+    document = handover.document(known, CONFIG, "router1", NOW)
+    described = set(re.findall(r"\.(?:It )?Ic ([\w.\[\]]+)", section(MAN8, "FAIL-OVER NODES")))
+    assert set(keys(document)) - {"wan"} <= described
 
 
 def test_each_reason_that_matters_is_in_the_table_of_events() -> None:
@@ -234,7 +241,8 @@ def test_the_readme_names_each_verb() -> None:
     assert not [verb for verb in verbs() if f"pdreactor {verb}" not in README]
 
 
-@pytest.mark.parametrize("document", ["README.md", "contrib/from-shell-script/README.md"])
+@pytest.mark.parametrize("document", ["README.md", "contrib/from-shell-script/README.md",
+                                      "contrib/keepalived/README.md"])
 def test_links_to_files_are_good(document: str) -> None:
     path = ROOT / document
     for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text()):
