@@ -149,7 +149,7 @@ def _watched(samples: Samples) -> list[Row]:
         Row("... dhcpcd's socket to rules, slowest", "ms", max(by.changes) * 1000, 15,
             spread=_spread(by.changes)),
         Row("... of a core while nothing happens", "%", by.idle * 100, 0.1),
-        Row("... peak memory", "MB", by.rss / 1024, 50),
+        Row("... peak memory of the watch", "MB", by.rss / 1024, 50),
     ]
 
 
