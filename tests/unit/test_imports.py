@@ -32,7 +32,8 @@ ALLOWED: dict[str, set[str]] = {
     "steering": {"marks", "model", "prefix", "usable"},
     "npt": {"errors", "prefix"},
     "translate": {"errors", "model", "npt", "prefix"},
-    "handover": {"errors", "model", "prefix", "transition"},
+    "handover": {"errors", "model", "prefix"},
+    "lineage": {"errors", "handover", "model", "prefix", "transition"},
     "nat.table": {"marks", "model", "prefix"},
     "nat.words": set(),
     "nat.stay": {"marks", "model", "nat.table"},
@@ -58,7 +59,7 @@ ALLOWED: dict[str, set[str]] = {
     "reconciler": {"document", "conntrack", "desired", "errors", "events", "kernel.link",
                    "kernel.process", "kernel.rtnl", "legacy", "log", "model", "nat", "prefix",
                    "reasons", "report", "routing", "state", "steering", "transition"},
-    "standby": {"handover", "kernel.link", "log", "model", "reconciler", "state"},
+    "standby": {"handover", "kernel.link", "lineage", "log", "model", "reconciler", "state"},
     "hook": {"errors", "log", "reasons", "reconciler"},
     "cli": {"", "errors", "handover", "hook", "log", "model", "nat", "prefix", "reconciler",
             "report", "standby", "state", "translate"},
@@ -71,7 +72,7 @@ ALLOWED: dict[str, set[str]] = {
 
 PURE = {"errors", "reasons", "model", "marks", "prefix", "events", "transition", "keys", "config",
         "usable", "desired", "steering", "npt", "translate", "handover",
-        "nat.table", "nat.gate", "nat.netmap",
+        "lineage", "nat.table", "nat.gate", "nat.netmap",
         "nat.stateless", "nat.chains", "nat.words", "nat.stay", "kernel.xtables"}
 IMPURE = {"os", "socket", "fcntl", "subprocess", "time", "select", "signal", "threading",
           "logging", "ctypes", "urllib", "shutil", "pathlib", "syslog", "random"}
