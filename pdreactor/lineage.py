@@ -1,9 +1,9 @@
 """Which of two nodes knows more, and what an import makes of the state (pure).
 
 Each node counts what it learned itself (its generation), and remembers how far it has heard of the
-others: a version vector. So of two nodes it can be told which one knows more, and that neither does:
-both learned something that the other has not heard of. That is a fail-over between two exports, or
-split brain.
+others: a version vector. So of two nodes it can be told which one knows more, and that neither
+does: both learned something that the other has not heard of. That is a fail-over between two
+exports, or split brain.
 """
 
 from ipaddress import IPv6Network
