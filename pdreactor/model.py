@@ -192,7 +192,7 @@ class Holding(NamedTuple):
 
 
 class Lineage(NamedTuple):
-    """Whose knowledge the state is: see handover.py."""
+    """Whose knowledge the state is: see lineage.py."""
 
     node: str = ""  # random id of this node; empty until it is needed
     generation: int = 0  # grows with each change that this node learned itself

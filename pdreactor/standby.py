@@ -4,7 +4,7 @@ import os
 import time
 from typing import Any
 
-from . import handover, log, reconciler, state
+from . import handover, lineage, log, reconciler, state
 from .kernel.link import on_link
 from .model import Config, State
 
@@ -27,7 +27,7 @@ def take(config: Config, raw: bytes, *, force: bool = False) -> None:
     def change(before: State) -> State:
         nonlocal notes, changed
         before = _identified(before)
-        after, notes = handover.taken(before, told, config, now, near, force)
+        after, notes = lineage.taken(before, told, config, now, near, force)
         changed = after is not before
         return after
 
@@ -45,4 +45,4 @@ def take(config: Config, raw: bytes, *, force: bool = False) -> None:
 
 
 def _identified(before: State) -> State:
-    return handover.identified(before, os.urandom(8).hex())
+    return lineage.identified(before, os.urandom(8).hex())

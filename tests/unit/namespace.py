@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import pytest
 
+from pdreactor.kernel import nft
+
 Result = TypeVar("Result")
 CLONE_NEWNET = 0x40000000
 
@@ -25,6 +27,7 @@ def in_new_network(function: Callable[[], Result]) -> Result:
         try:
             if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET):
                 raise OSError(ctypes.get_errno(), "unshare")
+            nft._CONTEXTS.clear()  # its socket belongs to the network where it was made
             results.append(function())
         except BaseException as exc:
             errors.append(exc)

@@ -12,7 +12,17 @@ from typing import Any
 
 import pytest
 
-from pdreactor import __version__, cli, doctor, errors, handover, report, state, transition
+from pdreactor import (
+    __version__,
+    cli,
+    doctor,
+    errors,
+    handover,
+    lineage,
+    report,
+    state,
+    transition,
+)
 from pdreactor.config import KNOWN, parse
 from pdreactor.desired import desired
 from pdreactor.doctor import Finding
@@ -108,7 +118,7 @@ def test_each_check_of_doctor_is_described_and_no_other() -> None:
 
 
 def test_each_key_of_the_export_is_described() -> None:
-    known = handover.identified(after(reply(*told(P1)), reply(*told(P2))), "0" * 16)
+    known = lineage.identified(after(reply(*told(P1)), reply(*told(P2))), "0" * 16)
     document = handover.document(known, CONFIG, "router1", NOW)
     described = set(re.findall(r"\.(?:It )?Ic ([\w.\[\]]+)", section(MAN8, "FAIL-OVER NODES")))
     assert set(keys(document)) - {"wan"} <= described

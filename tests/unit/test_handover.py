@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdreactor import handover, state, transition
+from pdreactor import handover, lineage, state, transition
 from pdreactor.errors import Refused
 from pdreactor.model import Config, Down, Event, State
 
@@ -60,15 +60,15 @@ class Node:
         self.state = after(event, state=self.state, now=self.now, config=self.config)
 
     def export(self) -> bytes:
-        self.state = handover.identified(self.state, self.id)
+        self.state = lineage.identified(self.state, self.id)
         return json.dumps(handover.document(self.state, self.config, self.name, self.now)).encode()
 
     def take(self, raw: bytes, force: bool = False,
              near: dict[str, list[IPv6Network]] | None = None) -> bool:
         """True when that changed anything."""
-        before = handover.identified(self.state, self.id)
+        before = lineage.identified(self.state, self.id)
         known = handover.parse(raw, self.now)
-        self.state, self.notes = handover.taken(
+        self.state, self.notes = lineage.taken(
             before, known, self.config, self.now, near or {}, force)
         return self.state != before
 
@@ -153,7 +153,9 @@ def test_a_renewal_is_news_and_an_older_document_is_refused(a: Node, b: Node) ->
     a.learns(P1, later=30)
     assert b.take(a.export())
     assert "is older than what this node knows" in refusal(b, old)
+    b.time = NOW + 500
     assert b.take(old, force=True)
+    assert "499 s old" in b.notes[0]
 
 
 def test_a_prefix_that_is_gone_is_gone_on_both(a: Node, b: Node) -> None:

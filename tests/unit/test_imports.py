@@ -34,7 +34,8 @@ ALLOWED: dict[str, set[str]] = {
     "steering": {"marks", "model", "prefix", "usable"},
     "npt": {"errors", "prefix"},
     "translate": {"errors", "model", "npt", "prefix"},
-    "handover": {"errors", "model", "prefix", "transition"},
+    "handover": {"errors", "model", "prefix"},
+    "lineage": {"errors", "handover", "model", "prefix", "transition"},
     "nat.table": {"marks", "model", "prefix"},
     "nat.words": set(),
     "nat.stay": {"marks", "model", "nat.table"},
@@ -92,7 +93,7 @@ ALLOWED: dict[str, set[str]] = {
                    "layout.sources", "layout.steps",
                    "kernel.link", "kernel.process", "kernel.rtnl", "legacy", "log", "model", "nat",
                    "prefix", "reasons", "report", "routing", "state", "steering", "transition"},
-    "standby": {"handover", "kernel.link", "log", "model", "reconciler", "state"},
+    "standby": {"handover", "kernel.link", "lineage", "log", "model", "reconciler", "state"},
     "hook": {"errors", "log", "reasons", "reconciler"},
     "watch": {"counters", "errors", "events", "kernel.dhcpcd", "kernel.notices", "kernel.systemd",
               "log", "model", "nat", "reasons", "reconciler", "state"},
@@ -107,12 +108,13 @@ ALLOWED: dict[str, set[str]] = {
 """room -> the rooms that it may import, also inside a function. "" is pdreactor itself."""
 
 PURE = {"errors", "reasons", "model", "marks", "prefix", "events", "transition", "keys", "config",
-        "usable", "desired", "steering", "npt", "translate", "clock", "handover", "nat.table",
-        "nat.gate", "nat.netmap", "nat.stateless", "nat.chains", "nat.words", "nat.stay",
-        "kernel.xtables", "metrics", "reading", "layout", "layout.model", "layout.keys",
-        "layout.config", "layout.draft", "layout.sources", "layout.traces", "doctor.facts",
-        "doctor.conf", "doctor.packet", "doctor.nftables", "doctor.iptables", "doctor.machine",
-        "doctor.internal", "doctor.firewall", "doctor.routing", "doctor.dhcpcd"}
+        "usable", "desired", "steering", "npt", "translate", "clock", "handover", "lineage",
+        "nat.table", "nat.gate", "nat.netmap", "nat.stateless", "nat.chains", "nat.words",
+        "nat.stay", "kernel.xtables", "metrics", "reading", "layout", "layout.model",
+        "layout.keys", "layout.config", "layout.draft", "layout.sources", "layout.traces",
+        "doctor.facts", "doctor.conf", "doctor.packet", "doctor.nftables", "doctor.iptables",
+        "doctor.machine", "doctor.internal", "doctor.firewall", "doctor.routing",
+        "doctor.dhcpcd"}
 IMPURE = {"os", "socket", "fcntl", "subprocess", "time", "select", "signal", "threading",
           "logging", "ctypes", "urllib", "shutil", "pathlib", "syslog", "random"}
 

@@ -146,7 +146,9 @@ def test_every_recording_in_its_order(version: str) -> None:
     assert calls == list(table)
     known = State({})
     for second, (call, want) in enumerate(table.items()):
-        assert reasons.relevant(recorded.block(f"{version}/{call}")) == (want is not None), call
+        block = recorded.block(f"{version}/{call}")
+        ipv4 = call.endswith("-ipv4") and "PREINIT" not in call  # matters to tunnels, not to these
+        assert reasons.relevant(block) == (want is not None or ipv4), call
         if want is not None:
             known = replayed(known, f"{version}/{call}", NOW + second)
             full = [{f"2001:db8:{text}" for text in part} for part in want]
