@@ -52,13 +52,14 @@ def hook(environ: str, config_path: str | None = None, state_dir: str | None = N
 
 
 def _cares(block: bytes, config_path: str | None) -> bool:
-    """Whether such an event can matter to this configuration."""
+    """Whether such an event can matter to this configuration; what is wrong with that is said when
+    a lease event reads it."""
     named = reasons.value(block, b"PDREACTOR_CONFIG") or b"/etc/pdreactor.toml"
     try:
         with open(config_path or named, "rb") as file:
             return reasons.cares(block, file.read())
     except (OSError, ValueError):
-        return True  # whoever needs it says what is wrong with it
+        return False
 
 
 if __name__ == "__main__":

@@ -128,6 +128,7 @@ WORK = {
     "NOCARRIER": reasons.LINK,
     "NOCARRIER_ROAMING": reasons.LINK,
     "ROUTERADVERT": reasons.ROUTER,
+    **dict.fromkeys(("BOUND", "RENEW", "EXPIRE", "STOP"), reasons.IPV4),
 }
 
 
