@@ -339,7 +339,8 @@ def test_preferred_is_not_longer_than_infinite(net: Box) -> None:
 # ---- status ------------------------------------------------------------------------------------
 
 KEYS = {
-    "": ["counters", "errors", "history", "notes", "ok", "pending", "problems", "translations", "uplinks"],
+    "": ["counters", "errors", "history", "notes", "ok", "pending", "problems", "translations",
+         "uplinks"],
     "uplinks": ["down", "gateway", "interface", "name", "prefixes", "refusal", "table", "up",
                 "why_not"],
     "uplinks.down": ["at", "reason"],
