@@ -209,10 +209,11 @@ def _tables(config: Config, links: Mapping[str, bool], paths: Mapping[str, Path]
         if uplink.table is None:
             continue
         routes.append(Route(EVERYTHING, "unreachable", uplink.table, LAST_METRIC))
-        found, gateway = next_hop(uplink, paths.get(uplink.interface))
+        path = paths.get(uplink.interface)
+        found, gateway = next_hop(uplink, path)
         if found and links.get(uplink.interface):
             routes.append(Route(EVERYTHING, "unicast", uplink.table, DEFAULT_METRIC,
-                                uplink.interface, gateway))
+                                uplink.interface, gateway, path.mtu if path else 0))
     return routes
 
 

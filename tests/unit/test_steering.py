@@ -134,6 +134,12 @@ def test_an_uplink_whose_route_the_kernel_refuses_is_not_used() -> None:
     assert found.unusable == {"wan": "the kernel refuses the default route of table 201"}
 
 
+def test_the_mtu_that_the_router_advertised_holds_in_the_table() -> None:
+    paths = {**ROUTERS, "wan1": ROUTERS["wan1"]._replace(mtu=1400)}
+    found = steered(both(), TABLED, paths=paths)
+    assert {r.table: r.mtu for r in found.routes if r.type == "unicast"} == {201: 0, 202: 1400}
+
+
 def test_a_link_that_is_down_has_no_default_route() -> None:
     found = steered(both(), TABLED, links={"wan0": False, "wan1": True})
     assert [r.table for r in found.routes if r.type == "unicast"] == [202]
