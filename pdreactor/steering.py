@@ -195,6 +195,7 @@ def _owned(config: Config, state: State, paths: Mapping[str, Path]) -> dict[str,
         interfaces.add(uplink.interface)
         hosts = [IPv6Network(address) for address in (path.addresses if path else ())]
         free = [host for host in hosts if not any(host.subnet_of(net) for net in taken)]
+        taken += free  # the same address may be at several interfaces
         owned[uplink.name] = arithmetic.compact((*prefixes[uplink.name], *free))
     return owned
 

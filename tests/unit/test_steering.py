@@ -237,6 +237,13 @@ def test_the_routers_addresses_and_delegations_leave_by_their_uplink() -> None:
         str(P1): 201, "2001:db8:1::5/128": 201, str(P2): 202, "2001:db8:2::5/128": 202}
 
 
+def test_an_address_of_two_interfaces_belongs_to_the_first_uplink() -> None:
+    paths = {name: path._replace(addresses=(IPv6Address("2001:db8:1::5"),))
+             for name, path in ROUTERS.items()}
+    assert own(steered(both(), TABLED, paths=paths)) == {
+        str(P1): 201, "2001:db8:1::5/128": 201, str(P2): 202}
+
+
 def test_an_uplink_needs_no_translation() -> None:
     fixed = WAN2._replace(table=202, prefix=N("2a02::2/128"), gateway=DIRECT)
     setup = config(LAN, uplinks=(WAN, fixed))
