@@ -298,6 +298,7 @@ class Path(NamedTuple):
     gateway: IPv6Address | None = None  # of that route; None: it has none
     direct: bool = False  # a point-to-point link: needs no gateway
     addresses: tuple[IPv6Address, ...] = ()  # the router's own, but link-local ones
+    mtu: int = 0  # of that route, as router advertisements have it; 0: that of the interface
 
 
 class Route(NamedTuple):
@@ -309,6 +310,7 @@ class Route(NamedTuple):
     metric: int
     interface: str = ""  # of a unicast route; all others are at lo
     gateway: IPv6Address | None = None
+    mtu: int = 0  # 0: that of the interface
 
 
 class Rule(NamedTuple):

@@ -23,7 +23,7 @@ class Change(NamedTuple):
     """What to add and to remove; empty when the kernel is as desired."""
 
     add_routes: tuple[Route, ...]
-    replace_routes: tuple[Route, ...]  # the same, but for the next hop
+    replace_routes: tuple[Route, ...]  # the same, but for the next hop or its MTU
     add_rules: tuple[Rule, ...]
     remove_rules: tuple[Rule, ...]
     remove_routes: tuple[Route, ...]
@@ -49,7 +49,7 @@ def paths(observed: Observed, interfaces: Iterable[str], protocol: int) -> dict[
     for name in there:
         hop = _default(observed, name, protocol)
         found[name] = Path(hop is not None, hop.route.gateway if hop else None, name in direct,
-                           tuple(addresses[name]))
+                           tuple(addresses[name]), hop.route.mtu if hop else 0)
     return found
 
 
@@ -112,8 +112,8 @@ def plan(observed: Observed, routes: Iterable[Route], rules: Iterable[Rule],
 
 
 def _key(route: Route) -> Route:
-    """What the kernel tells routes apart by: all but the next hop."""
-    return route._replace(interface="", gateway=None)
+    """What the kernel tells routes apart by: all but the next hop and its MTU."""
+    return route._replace(interface="", gateway=None, mtu=0)
 
 
 def _sorted(routes: Iterable[Route]) -> tuple[Route, ...]:
@@ -158,6 +158,7 @@ def _route(route: Route) -> str:
     target = "default" if route.destination == DEFAULT else str(route.destination)
     via = f" via {route.gateway}" if route.gateway else ""
     leaving = f"{via} dev {route.interface}" if route.interface else ""
+    leaving += f" mtu {route.mtu}" if route.mtu else ""
     table = "" if route.table == MAIN_TABLE else f" in table {route.table}"
     return f"{route.type} route to {target}{leaving}{table}"
 

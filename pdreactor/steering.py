@@ -195,6 +195,7 @@ def _owned(config: Config, state: State, paths: Mapping[str, Path]) -> dict[str,
         interfaces.add(uplink.interface)
         hosts = [IPv6Network(address) for address in (path.addresses if path else ())]
         free = [host for host in hosts if not any(host.subnet_of(net) for net in taken)]
+        taken += free  # the same address may be at several interfaces
         owned[uplink.name] = arithmetic.compact((*prefixes[uplink.name], *free))
     return owned
 
@@ -209,10 +210,11 @@ def _tables(config: Config, links: Mapping[str, bool], paths: Mapping[str, Path]
         if uplink.table is None:
             continue
         routes.append(Route(EVERYTHING, "unreachable", uplink.table, LAST_METRIC))
-        found, gateway = next_hop(uplink, paths.get(uplink.interface))
+        path = paths.get(uplink.interface)
+        found, gateway = next_hop(uplink, path)
         if found and links.get(uplink.interface):
             routes.append(Route(EVERYTHING, "unicast", uplink.table, DEFAULT_METRIC,
-                                uplink.interface, gateway))
+                                uplink.interface, gateway, path.mtu if path else 0))
     return routes
 
 

@@ -99,7 +99,8 @@ class Rtnl:
                 interface = "" if kind != "unicast" else _name(hop)
                 gateway = hop.get_attr("RTA_GATEWAY")
                 route = Route(network, kind, table, metric, interface,
-                              IPv6Address(gateway) if gateway else None)
+                              IPv6Address(gateway) if gateway else None,
+                              _mtu(message) if kind == "unicast" else 0)
                 yield SeenRoute(route, message["proto"], preference, bool(hop["flags"] & DEAD))
 
     def rules(self) -> Iterator[SeenRule]:
@@ -140,6 +141,8 @@ class Rtnl:
         }
         if route.type not in REJECTING:
             request["oif"] = self.index(route.interface or "lo")
+        if route.mtu:
+            request["metrics"] = {"mtu": route.mtu}
         if route.gateway is not None:
             request["gateway"] = str(route.gateway)
             if not route.gateway.is_link_local:
@@ -222,6 +225,11 @@ def _dumped_routes(sock: socket.socket) -> Iterator[bytes]:
 def _network(address: str | None, length: int) -> IPv6Network | None:
     """What a rule is for. The kernel keeps the host bits that a rule of others was made with."""
     return IPv6Network((address, length), strict=False) if address else None
+
+
+def _mtu(message: Any) -> int:
+    metrics = message.get_attr("RTA_METRICS")
+    return int(metrics.get_attr("RTAX_MTU") or 0) if metrics else 0
 
 
 def _name(hop: Any) -> str:

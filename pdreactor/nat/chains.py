@@ -335,12 +335,22 @@ def _render_guard(draft: _Draft, _: list[Lane]) -> None:
     and nobody knows yet whether a new flow will be translated."""
     _never_translated(draft, "FORWARD")
     _bypass(draft, "FORWARD")
+    for number in draft.nat.kept or ():
+        _let_own(draft, number)
     for gate in draft.nat.gates:
         _refuse_foreign(draft, gate)
         _refuse_unserved(draft, gate)
         for network in _tracked(draft.nat, gate):
             _refuse_untranslated(draft, f"untranslated {gate.interface} {network}",
                                  f"-o {gate.interface} -s {network} -m conntrack")
+
+
+def _let_own(draft: _Draft, number: int) -> None:
+    """After mangle has routed a packet of the router anew, -o still is where it went before
+    (nf_hook_state.out)."""
+    value, mask = marks.staying(number, draft.nat.mask)
+    draft.rule("FORWARD", f"own, by uplink {number}", "-m addrtype --src-type LOCAL -m mark --mark "
+               f"{value:#010x}/{mask:#010x} -j RETURN")
 
 
 def _refuse_foreign(draft: _Draft, gate: Gate) -> None:

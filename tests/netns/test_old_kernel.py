@@ -71,6 +71,10 @@ def test_with_tables_each_uplink_answers_and_flows_stay_on_theirs(variant: Varia
         for isp, prefix in (("isp", OLD), ("isp2", NEW)):
             assert ping(lab, isp, old.outside(A, prefix), "-I", SERVER).startswith("answered")
             assert ask(lab, isp, "tcp", old.outside(A, prefix)) == "same"
+            own = old.outside("fd5e:ed00:1234::1", prefix)
+            assert ping(lab, isp, own, "-I", SERVER) == f"answered by {own}"
+            late = ping(lab, isp, old.outside(A, prefix), "-t1", "-I", SERVER)
+            assert late == f"{old.outside(A, prefix)}: Time exceeded: Hop limit"
         echo.stop()
         assert reaches(lab, "a", old.outside(B)) and reaches(lab, "router", old.outside(B, NEW))
         assert sources(lab) == {old.outside(A)}

@@ -44,6 +44,7 @@ table = "sixxs1"
 prefix = "2001:db8:b::1/128"
 """
 NAMES = "200 sixxs0\n201\tsixxs1 # the other\n"
+INSIDE = "fd5e:ed00:1234::1"
 ONE, OTHER = "2001:db8:a::1", "2001:db8:b::1"
 
 
@@ -124,6 +125,20 @@ def test_the_gateway_is_followed(lab: Lab, router: Router) -> None:
         assert table(router).count("default") == 2
         with router.unwritten():
             router.hook("RENEW6")
+
+
+def test_the_mtu_of_the_default_route_is_followed(lab: Lab, router: Router) -> None:
+    """dhcpcd puts there what the router advertised."""
+    for mtu, answer in (("1400", f"{INSIDE}: Packet too big: mtu=1400"),
+                        ("1500", f"answered by {SERVER}")):
+        router.run("ip", "-6", "route", "replace", "default", "via", "2001:db8:ffff::1", "dev",
+                   "eth0", "metric", "1027", "mtu", mtu)
+        router.hook("ROUTERADVERT")
+        assert f"mtu {mtu} " in table(router)
+        assert ping(lab, "a", SERVER, "-s1420", "-Mdo") == answer
+        lab.run("a", ["ip", "-6", "route", "flush", "cache"])
+    with router.unwritten():
+        router.hook("ROUTERADVERT")
 
 
 def test_no_default_route_is_no_way_out(lab: Lab, router: Router) -> None:

@@ -134,6 +134,12 @@ def test_an_uplink_whose_route_the_kernel_refuses_is_not_used() -> None:
     assert found.unusable == {"wan": "the kernel refuses the default route of table 201"}
 
 
+def test_the_mtu_that_the_router_advertised_holds_in_the_table() -> None:
+    paths = {**ROUTERS, "wan1": ROUTERS["wan1"]._replace(mtu=1400)}
+    found = steered(both(), TABLED, paths=paths)
+    assert {r.table: r.mtu for r in found.routes if r.type == "unicast"} == {201: 0, 202: 1400}
+
+
 def test_a_link_that_is_down_has_no_default_route() -> None:
     found = steered(both(), TABLED, links={"wan0": False, "wan1": True})
     assert [r.table for r in found.routes if r.type == "unicast"] == [202]
@@ -229,6 +235,13 @@ def test_the_routers_addresses_and_delegations_leave_by_their_uplink() -> None:
     }
     assert own(steered(both(), TABLED, paths=paths)) == {
         str(P1): 201, "2001:db8:1::5/128": 201, str(P2): 202, "2001:db8:2::5/128": 202}
+
+
+def test_an_address_of_two_interfaces_belongs_to_the_first_uplink() -> None:
+    paths = {name: path._replace(addresses=(IPv6Address("2001:db8:1::5"),))
+             for name, path in ROUTERS.items()}
+    assert own(steered(both(), TABLED, paths=paths)) == {
+        str(P1): 201, "2001:db8:1::5/128": 201, str(P2): 202}
 
 
 def test_an_uplink_needs_no_translation() -> None:
