@@ -160,7 +160,7 @@ def reconcile(config: Config, reason: str, unsaved: state.Unsaved | None = None)
     With ``unsaved`` the state is what could not be written just now.
     """
     errors: list[PdreactorError] = [unsaved] if unsaved else []
-    with state.Lock(config.state_dir, "pass.lock", PASS_WAIT):
+    with state.Lock(config.state_dir, "pass.lock", PASS_WAIT, shared=True):
         begun = begin(config)
         known = current(unsaved.known, config) if unsaved else _up_to_date(config, errors)
         work = _Work(config, known, _links(config), begun)
@@ -471,7 +471,7 @@ def flush(config: Config, *, forget: bool) -> None:
     Each step is tried, whatever becomes of the others; the first error is raised at the end.
     """
     errors: list[PdreactorError] = []
-    with state.Lock(config.state_dir, "pass.lock", PASS_WAIT):
+    with state.Lock(config.state_dir, "pass.lock", PASS_WAIT, shared=True):
         for step in (_flush_nat, _flush_routes, _flush_flows, *([] if forget else [_flush_state])):
             try:
                 step(config)
