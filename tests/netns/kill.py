@@ -59,7 +59,7 @@ def points(trace: str) -> list[Point]:
         name = line.partition("(")[0]
         numbers[name] = numbers.get(name, 0) + 1
         kernel = re.match(TO_KERNEL, line)
-        if kernel or re.match(TO_DISK, line):
+        if (kernel or re.match(TO_DISK, line)) and " = -1 " not in line:
             found.append(Point(name, numbers[name], line, bool(kernel)))
     return found
 

@@ -62,8 +62,8 @@ STORIES = {
     "a fail-over": Story([["set", "one", OLD], ["set", "two", NEW]], ["uplink", "one", "down"],
                          dead=OF_OLD, text=TWO, uplinks=2),
     "another backend": Story([["set", "wan", OLD]], ["restore"], then=config() + WITH_IP6TABLES,
-                             some=2),
-    "the first pass at all": Story([], ["@BOUND6"], dhcp(OLD), f"dst={A} "),
+                             some=3),
+    "the first pass at all": Story([], ["@BOUND6"], dhcp(OLD), f"dst={A} ", some=6),
 }
 
 
@@ -126,7 +126,8 @@ def test_killed_at_any_change_one_pass_makes_it_whole(name: str) -> None:
         before, (after, found) = play.before, play.undisturbed()
         unheard = before if story.begin else play.looked(["restore"])
         assert after.codes == [0] and not after.dead
-        chosen = found if ALL_POINTS else found[list(STORIES).index(name) % story.some :: story.some]
+        every = 1 if ALL_POINTS else story.some
+        chosen = found[list(STORIES).index(name) % every :: every]
         for number, point in enumerate(chosen):
             play.change_configuration()
             play.killed(point)
@@ -245,7 +246,7 @@ def test_other_peoples_transactions_at_the_same_time(lab: Lab, router: Router) -
 YEARS = 5 * 31_536_000
 
 
-@pytest.mark.parametrize("years", [YEARS, -YEARS, 56 * 31_536_000])
+@pytest.mark.parametrize("years", [-YEARS, 56 * 31_536_000])
 def test_lifetimes_last_whatever_becomes_of_the_clock(
         lab: Lab, router: Router, years: int) -> None:
     """As if the clock had been set by so much since the file was written."""
@@ -380,7 +381,6 @@ FOR_EVER = [  # and what does not: system call, error, exit code
     ("sendto", "ENOBUFS", 75),
     ("sendmsg", "EPERM:when=1", 77),
     ("sendmsg", "EPERM:when=2", 77),
-    ("sendmsg", "ERANGE:when=2", 70),
     ("recvfrom", "ENOBUFS", 75),
     ("recvfrom", "EIO", 70),
     ("socket", "EMFILE", 70),
