@@ -68,13 +68,15 @@ def points(trace: str) -> list[Point]:
 
 
 def free(router: Router) -> bool:
-    """True when nobody holds a lock of ours."""
+    """True when nobody holds a lock of ours. A program that a killed pass has started may still."""
     for name in ("state.lock", "pass.lock"):
         path = router.lab.path("router", STATE).with_name(name)
         if path.exists():
             fd = os.open(path, os.O_RDWR)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
             finally:
                 os.close(fd)
     return True

@@ -131,7 +131,7 @@ def test_killed_at_any_change_one_pass_makes_it_whole(name: str) -> None:
         for number, point in enumerate(chosen):
             play.change_configuration()
             play.killed(point)
-            assert free(play.router), point
+            lab.wait(lambda: free(play.router), 5, f"no lock to be left: {point}")
             assert not story.begin or '"untranslated ' in play.router.ours(), point
             left, again = known(play.router), bool(number % 2)
             assert learned(left) in (learned(before.known), learned(after.known)), point
@@ -174,8 +174,7 @@ def test_a_program_that_outlives_a_killed_pass_does_not_undo_the_next_one(
     killed = lab.start("router", argv, env={**ENVIRONMENT, "PATH": path})
     lab.wait(lambda: lab.path("router", "/run/started").exists(), 10, "the pass to begin")
     killed.kill()
-    with pytest.raises(BlockingIOError):
-        free(router)
+    assert not free(router)
     call = router.start("set", "wan", THIRD)
     lab.wait(lambda: THIRD in lab.read("router", STATE), 10, "the next event")
     lab.write("router", "/run/go", "")
