@@ -211,7 +211,7 @@ def reconcile(config: Config, reason: str, unsaved: state.Unsaved | None = None,
     of on_change in another way than here and now.
     """
     errors: list[PdreactorError] = [unsaved] if unsaved else []
-    with state.Lock(config.state_dir, "pass.lock", PASS_WAIT) as lock:
+    with state.Lock(config.state_dir, "pass.lock", PASS_WAIT, shared=True) as lock:
         begun = begin(config)
         known = current(unsaved.known, config) if unsaved else _up_to_date(config, errors)
         laying = _lay_links(config, known, errors)
@@ -594,7 +594,7 @@ def flush(config: Config, *, forget: bool) -> None:
     Each step is tried, whatever becomes of the others; the first error is raised at the end.
     """
     errors: list[PdreactorError] = []
-    with state.Lock(config.state_dir, "pass.lock", PASS_WAIT):
+    with state.Lock(config.state_dir, "pass.lock", PASS_WAIT, shared=True):
         for step in (_flush_include, _flush_nat, _flush_routes, _flush_layout, _flush_flows,
                      *([] if forget else [_flush_state])):
             try:

@@ -62,14 +62,20 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 class Lock:
-    """An flock(2) on a file of the state directory, waited for ``timeout`` seconds at most."""
+    """An flock(2) on a file of the state directory, waited for ``timeout`` seconds at most.
 
-    def __init__(self, directory: str, name: str, timeout: float) -> None:
+    With ``shared`` the programs that we start have it too: when we are killed, it ends with them.
+    """
+
+    def __init__(self, directory: str, name: str, timeout: float, shared: bool = False) -> None:
         self.path = os.path.join(directory, name)
         self.timeout = timeout
+        self.shared = shared
 
     def __enter__(self) -> "Lock":
         self.fd = _open_lock(self.path)
+        if self.shared and self.fd >= 0:
+            os.set_inheritable(self.fd, True)
         deadline = time.monotonic() + self.timeout
         while not self._taken():
             if time.monotonic() > deadline:

@@ -27,7 +27,16 @@ class Point(NamedTuple):
     name: str
     number: int
     shown: str
-    kernel: bool  # it changes the kernel; else files or processes
+
+    @property
+    def kernel(self) -> bool:
+        """It changes the kernel."""
+        return bool(re.match(TO_KERNEL, self.shown))
+
+    @property
+    def changing(self) -> bool:
+        """It changes the kernel, files or processes."""
+        return (self.kernel or bool(re.match(TO_DISK, self.shown))) and " = -1 " not in self.shown
 
     def __str__(self) -> str:
         return f"{self.name} number {self.number}: {self.shown[:150]}"
@@ -53,14 +62,12 @@ def traced(lab: Lab, argv: Sequence[str], names: str, inject: Sequence[str] = ()
 
 
 def points(trace: str) -> list[Point]:
-    """The calls of a trace that change something."""
+    """All calls of a trace."""
     found, numbers = [], dict[str, int]()
     for line in trace.splitlines():
         name = line.partition("(")[0]
         numbers[name] = numbers.get(name, 0) + 1
-        kernel = re.match(TO_KERNEL, line)
-        if kernel or re.match(TO_DISK, line):
-            found.append(Point(name, numbers[name], line, bool(kernel)))
+        found.append(Point(name, numbers[name], line))
     return found
 
 
@@ -68,13 +75,15 @@ def points(trace: str) -> list[Point]:
 
 
 def free(router: Router) -> bool:
-    """True when nobody holds a lock of ours."""
+    """True when nobody holds a lock of ours. A program that a killed pass has started may still."""
     for name in ("state.lock", "pass.lock"):
         path = router.lab.path("router", STATE).with_name(name)
         if path.exists():
             fd = os.open(path, os.O_RDWR)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
             finally:
                 os.close(fd)
     return True

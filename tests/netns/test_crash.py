@@ -1,6 +1,8 @@
 """Crashes and failing kernels, disks and clocks: afterwards one pass makes all as desired."""
 
 import os
+import random
+import re
 from typing import Any, NamedTuple
 
 import pytest
@@ -10,14 +12,18 @@ from tests.lab import SERVER, Lab
 from .kill import CHANGING, Look, Point, files, free, known, points, recover, traced
 from .pd import (
     CONFIG,
+    ENVIRONMENT,
+    IPTABLES,
     NEEDS_ROOT,
     NEW,
     OLD,
     STATE,
+    THIRD,
     A,
     Router,
     config,
     dhcp,
+    on,
     python,
     reaches,
     unanswered,
@@ -31,7 +37,7 @@ pytestmark = NEEDS_ROOT
 ALL_POINTS = "PDREACTOR_TEST_ALL_KILLS" in os.environ
 """Kill at every changing system call, and not only at some: takes minutes."""
 
-IPTABLES = '\n[firewall]\nbackend = "iptables"\n'
+WITH_IP6TABLES = '\n[firewall]\nbackend = "iptables"\n'
 
 
 class Story(NamedTuple):
@@ -44,20 +50,20 @@ class Story(NamedTuple):
     text: str = config()
     then: str = ""  # the configuration with the event, if it is another one
     uplinks: int = 1
-    some: int = 4  # of the changes to files every so many-th is tried
+    some: int = 5  # every so many-th change is tried
 
 
 OF_OLD = "dst=2001:db8:4000:"
 STORIES = {
     "the first lease": Story([["restore"]], ["@BOUND6"], dhcp(NEW)),
-    "another prefix": Story([["set", "wan", OLD]], ["@RENEW6"], dhcp(NEW), OF_OLD, some=2),
+    "another prefix": Story([["set", "wan", OLD]], ["@RENEW6"], dhcp(NEW), OF_OLD, some=3),
     "a prefix taken back": Story([["set", "wan", OLD]], ["@RENEW6"], dhcp(OLD, valid=0,
                                  preferred=0), OF_OLD),
     "a fail-over": Story([["set", "one", OLD], ["set", "two", NEW]], ["uplink", "one", "down"],
                          dead=OF_OLD, text=TWO, uplinks=2),
-    "another backend": Story([["set", "wan", OLD]], ["restore"], then=config() + IPTABLES,
-                             some=2),
-    "the first pass at all": Story([], ["@BOUND6"], dhcp(OLD), f"dst={A} "),
+    "another backend": Story([["set", "wan", OLD]], ["restore"], then=config() + WITH_IP6TABLES,
+                             some=3),
+    "the first pass at all": Story([], ["@BOUND6"], dhcp(OLD), f"dst={A} ", some=6),
 }
 
 
@@ -84,7 +90,7 @@ class Play:
             self.back[1:] = [["restore"]] if story.then else [state, ["restore"]]
 
     def undisturbed(self) -> tuple[Look, list[Point]]:
-        """What it ends in, and what it changes on the way."""
+        """What it ends in, and its system calls."""
         self.change_configuration()
         ran = traced(self.lab, self.argv, CHANGING)
         assert ran.code == 0, ran.said
@@ -117,15 +123,16 @@ def test_killed_at_any_change_one_pass_makes_it_whole(name: str) -> None:
         lab.conntrack_timeout(5)
         play = Play(lab, story)
         flows = lab.start_flows(rate=200)
-        before, (after, found) = play.before, play.undisturbed()
+        before, (after, calls) = play.before, play.undisturbed()
+        found = [one for one in calls if one.changing]
         unheard = before if story.begin else play.looked(["restore"])
         assert after.codes == [0] and not after.dead
-        chosen = [one for one in found if one.kernel] + [one for one in found if not one.kernel][
-            ::1 if ALL_POINTS else story.some]
+        every = 1 if ALL_POINTS else story.some
+        chosen = found[list(STORIES).index(name) % every :: every]
         for number, point in enumerate(chosen):
             play.change_configuration()
             play.killed(point)
-            assert free(play.router), point
+            lab.wait(lambda: free(play.router), 5, f"no lock to be left: {point}")
             assert not story.begin or '"untranslated ' in play.router.ours(), point
             left, again = known(play.router), bool(number % 2)
             assert learned(left) in (learned(before.known), learned(after.known)), point
@@ -146,6 +153,116 @@ def learned(document: Any) -> Any:
     """What an event changes in the state."""
     return document and [(name, one["down"], one["prefixes"])
                          for name, one in document["uplinks"].items()]
+
+
+SLOW = """#!/bin/sh
+cat >/run/given
+touch /run/started
+while [ ! -e /run/go ]; do sleep 0.01; done
+exec /usr/sbin/ip6tables-nft-restore "$@" </run/given
+"""
+
+
+@on(IPTABLES[:1])
+def test_a_program_that_outlives_a_killed_pass_does_not_undo_the_next_one(
+        lab: Lab, router: Router) -> None:
+    router.set(OLD)
+    lab.write("router", "/etc/slow/ip6tables-nft-restore", SLOW, 0o755)
+    for name in ("ip6tables", "ip6tables-nft-save"):
+        router.run("ln", "-s", "/usr/sbin/xtables-nft-multi", f"/etc/slow/{name}")
+    argv = [*python("pdreactor.cli"), "set", "wan", NEW]
+    path = f"/etc/slow:{ENVIRONMENT['PATH']}"
+    killed = lab.start("router", argv, env={**ENVIRONMENT, "PATH": path})
+    lab.wait(lambda: lab.path("router", "/run/started").exists(), 10, "the pass to begin")
+    killed.kill()
+    assert not free(router)
+    call = router.start("set", "wan", THIRD)
+    lab.wait(lambda: THIRD in lab.read("router", STATE), 10, "the next event")
+    lab.write("router", "/run/go", "")
+    assert call.wait(30) == 0, call.output()
+    assert free(router)
+    router.pd("plan")
+
+
+# ---- at the same time ----------------------------------------------------------------------------
+
+
+def lease(interface: str, prefix: str) -> tuple[list[str], dict[str, str]]:
+    """dhcpcd's hook with a reply."""
+    variables = {"interface": interface, "reason": "RENEW6", **dhcp(prefix)}
+    return python("pdreactor.hook"), variables
+
+
+def verb(*words: str) -> tuple[list[str], dict[str, str]]:
+    return [*python("pdreactor.cli"), *words], {}
+
+
+SIXTEEN = [
+    *(lease("eth0", f"2001:db8:4000:{n:x}00::/58") for n in range(1, 5)),
+    *(lease("eth1", f"2001:db8:8000:{n:x}00::/58") for n in range(1, 5)),
+    verb("uplink", "one", "down", "--reason", "no answer"), verb("restore"),
+    verb("uplink", "two", "down"), verb("uplink", "two", "up"),
+    verb("set", "one", "2001:db8:4000:800::/58"), verb("set", "two", "2001:db8:8000:800::/58"),
+    verb("unset", "two"), (python("pdreactor.hook"), {"interface": "eth0", "reason": "CARRIER"}),
+]
+
+
+def test_sixteen_events_at_once_all_count() -> None:
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    with Lab(uplinks=2) as lab:
+        router = Router(lab, TWO)
+        calls = [lab.start("router", argv, env={**ENVIRONMENT, **variables})
+                 for argv, variables in random.Random(seed).sample(SIXTEEN, len(SIXTEEN))]
+        codes = [call.wait(60) for call in calls]
+        assert codes == [0] * 16, [call.output() for call in calls]
+        assert free(router) and not [one for one in files(router) if one.endswith(".tmp")]
+        told = re.findall(r"2001:db8:[48]000:\d00::/58", str(SIXTEEN))
+        told += [v["new_dhcp6_ia_pd1_prefix1"] + "/58" for _, v in SIXTEEN if len(v) > 2]
+        happened = [one["text"] for one in router.status()["history"]]
+        assert len(told) == 10 and {f"{prefix} learned" for prefix in told} <= set(happened)
+        assert router.status()["uplinks"][0]["down"]["reason"] == "no answer"
+        one = router.prefixes("one")
+        assert len(one) == 5 and list(one.values()).count("current") == 1
+        router.pd("plan")
+        changed = sum(call.output().count("event='changed'") for call in calls)
+        assert 0 < changed <= len(SIXTEEN) - 1
+        with router.unwritten():
+            router.pd("restore")
+
+
+def test_other_peoples_transactions_at_the_same_time(lab: Lab, router: Router) -> None:
+    """The kernel has a new generation with each of them."""
+    lab.start("router", ["sh", "-c", "while nft add table ip6 other && nft delete table ip6 other; "
+                                     "do echo; done"]).wait_output("\n")
+    for number in range(8):
+        router.set((OLD, NEW)[number % 2])
+    router.pd("plan")
+    assert lab.count().leaked == 0
+
+
+# ---- the clock -----------------------------------------------------------------------------------
+
+YEARS = 5 * 31_536_000
+
+
+@pytest.mark.parametrize("years", [-YEARS, 56 * 31_536_000])
+def test_lifetimes_last_whatever_becomes_of_the_clock(
+        lab: Lab, router: Router, years: int) -> None:
+    """As if the clock had been set by so much since the file was written."""
+    router.configure(config('on_expire = "withdraw"'))
+    router.set(NEW)
+    router.hook("RENEW6", dhcp(OLD))
+    text = lab.read("router", STATE)
+    for moment in set(re.findall(r"\b1[7-9]\d{8}\b", text)):
+        text = text.replace(moment, str(int(moment) - years))
+    lab.write("router", STATE, text, 0o600)
+    router.pd("restore")
+    router.pd("plan")
+    found = router.status()["uplinks"][0]["prefixes"]
+    assert [one["state"] for one in found] == ["current", "superseded"]
+    assert all(900 < one["valid_left"] <= 1000 for one in found)
+    assert reaches(lab, "a", SERVER) and reaches(lab, "isp", router.outside(A, NEW))
 
 
 # ---- the disk ------------------------------------------------------------------------------------
@@ -256,6 +373,47 @@ def test_a_state_that_cannot_be_read_leaves_the_rules_and_at_boot_the_guard(
 
 
 # ---- the kernel refuses ---------------------------------------------------------------------
+
+ONCE = ("ENOBUFS", "EBUSY", "EAGAIN", "ENOMEM", "EINTR")
+"""What goes by."""
+FOR_EVER = [  # and what does not: system call, error, exit code
+    ("sendmsg", "EBUSY", 75),
+    ("sendto", "ENOBUFS", 75),
+    ("sendmsg", "EPERM:when=1", 77),
+    ("sendmsg", "EPERM:when=2", 77),
+    ("recvfrom", "ENOBUFS", 75),
+    ("recvfrom", "EIO", 70),
+    ("socket", "EMFILE", 70),
+]
+
+
+def test_what_the_kernel_refuses_once_is_tried_again(lab: Lab) -> None:
+    """And what it refuses for good is one line; the next pass makes it right."""
+    play = Play(lab, STORIES["another prefix"])
+    after, calls = play.undisturbed()
+    chosen = [one for one in calls if one.kernel]
+    assert {one.name for one in chosen} == {"sendmsg", "sendto"}
+    chosen += [one for one in calls if "NFT_MSG_GETRULE" in one.shown][-1:]  # looking again
+    chosen += [Point("recvfrom", number, "") for number in (1, 3)]
+    for number, point in enumerate(chosen):
+        error = ONCE[number % len(ONCE)]
+        ran = traced(lab, play.argv, point.name,
+                     [f"{point.name}:error={error}:when={point.number}"])
+        assert "INJECTED" in ran.trace and ran.code == 0, (point, error, ran.said)
+        assert complaints(ran.said) == [], (point, error)
+        end = play.looked(["plan"])
+        assert (end.codes, end.kernel, end.known) == ([0], after.kernel, after.known), point
+    for call, error, code in FOR_EVER:
+        ran = traced(lab, play.argv, call, [f"{call}:error={error}"])
+        assert "INJECTED" in ran.trace and ran.code == code, (call, error, ran.said)
+        lines = complaints(ran.said)
+        assert lines and len(set(lines)) == len(lines) <= 2, (call, error, ran.said)
+        assert all(re.search("cannot .*: ", line) for line in lines), lines
+        assert '"untranslated ' in play.router.ours() and free(play.router)
+        end = play.looked(["restore"], ["plan"])
+        assert (end.codes, end.kernel) == ([0, 0], after.kernel), (call, error)
+    assert lab.count().leaked == 0
+
 
 SWITCHED_OFF = """
 [uplink.one]

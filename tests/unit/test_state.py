@@ -486,6 +486,29 @@ def test_the_two_locks_do_not_wait_for_each_other(tmp_path: Path) -> None:
         pass
 
 
+def test_on_a_disk_that_takes_no_file_the_locks_are_in_the_shelter(
+        tmp_path: Path, shelter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, known = state._made, tmp_path / "known.lock"
+    known.write_bytes(b"")
+
+    def made(path: str) -> int:
+        if path.startswith(str(tmp_path)):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return real(path)
+
+    monkeypatch.setattr(state, "_made", made)
+    for name in ("state.lock", "known.lock"):
+        with state.Lock(str(tmp_path), name, 0):
+            with pytest.raises(StateError, match=name), state.Lock(str(tmp_path), name, 0):
+                pass
+            with state.Lock(str(tmp_path), f"other-{name}", 0):
+                pass
+    assert not (shelter / f"{str(known)[1:].replace('/', '-')}").exists()
+    monkeypatch.setattr(state, "SHELTER", "/proc/nowhere")
+    with state.Lock(str(tmp_path), "state.lock", 0):
+        pass
+
+
 def test_a_lock_is_free_after_an_exception(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), state.Lock(str(tmp_path), "state.lock", 0):
         raise ZeroDivisionError
