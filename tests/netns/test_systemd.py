@@ -178,9 +178,10 @@ class Machine:
         return "".join(file.read_text() for file in files)
 
     def rules(self) -> str:
-        """What the router's nftables hold, and the legacy ip6tables."""
-        return "".join(self.lab.run("router", argv.split()).stdout
+        """What the router's nftables hold, and the legacy ip6tables, without the time of day."""
+        text = "".join(self.lab.run("router", argv.split()).stdout
                        for argv in ("nft list ruleset", "ip6tables-legacy-save"))
+        return re.sub(r"(?m)^# .*\n", "", text)
 
     def routing(self) -> list[str]:
         """Its rules and the routes of its uplinks' tables, in the order of the alphabet: rules of

@@ -251,8 +251,9 @@ def test_the_readme_names_each_verb() -> None:
     assert not [verb for verb in verbs() if f"pdreactor {verb}" not in README]
 
 
-@pytest.mark.parametrize("document", ["README.md", "contrib/from-shell-script/README.md",
-                                      "contrib/keepalived/README.md"])
+@pytest.mark.parametrize("document", [
+    "README.md", "contrib/from-shell-script/README.md", "contrib/keepalived/README.md",
+    "contrib/firewalls/README.md"])
 def test_links_to_files_are_good(document: str) -> None:
     path = ROOT / document
     for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text()):
