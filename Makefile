@@ -100,7 +100,7 @@ ifeq ($(DESTDIR),)
 	@if [ "$$(id -u)" = 0 ] && [ -x '$(SBINDIR)/pdreactor' ]; then \
 		'$(SBINDIR)/pdreactor' flush --forget || \
 			echo 'uninstall: "pdreactor flush" failed; the kernel may still hold its rules' >&2; fi
-	rmdir /var/lib/pdreactor 2>/dev/null || :
+	rmdir /var/lib/pdreactor /run/pdreactor 2>/dev/null || :
 else
 	@echo 'On a running system, "pdreactor flush --forget" first removes its rules and its state.'
 endif
