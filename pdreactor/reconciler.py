@@ -475,12 +475,12 @@ def _note_applied(work: _Work) -> list[str]:
                for u in config.uplinks}
     before = dict(known.applied)
     changed = [name for name in applied if applied[name] != before.get(name, ())]
-    if changed:
-        update(config, lambda s: s._replace(applied=tuple(applied.items())))
     told = partial(_variables, config, applied, before)
     work.told = [told(name, name) for name in changed]
     work.told += [told(old, new) | {"PDREACTOR_INTERNAL": " ".join(map(str, internal))}
                   for (old, new), internal in _moved(work).items()]
+    if changed:  # last: what cannot be stored is told all the same
+        update(config, lambda s: s._replace(applied=tuple(applied.items())))
     return []
 
 

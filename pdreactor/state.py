@@ -521,5 +521,5 @@ def _error(what: str, path: str, exc: OSError) -> StateError | PermissionDenied:
 
 
 ADVICE = {errno.ENOSPC: " (make room there)", errno.EDQUOT: " (make room there)",
-          errno.EROFS: " (mount it for writing, or set another state_dir)",
+          errno.EROFS: " (mount it for writing; of a sandboxed unit see contrib/systemd)",
           errno.EIO: " (is the disk broken? see dmesg)"}

@@ -287,6 +287,12 @@ DISKS = {  # how the disk becomes so that it takes nothing more, and how it take
 }
 
 
+TELL = """
+[[on_change]]
+exec = ["/bin/sh", "-c", "echo $PDREACTOR_PREFIX >>/run/told"]
+"""
+
+
 def complaints(said: str) -> list[str]:
     """What is wrong, of what was said."""
     return [line for line in said.splitlines() if "level='info'" not in line]
@@ -297,12 +303,14 @@ def test_a_prefix_that_cannot_be_stored_is_translated_and_not_lost(
         lab: Lab, router: Router, disk: str) -> None:
     """Not even by the passes that follow."""
     fails, works = DISKS[disk]
+    router.configure(config() + TELL)
     router.set(OLD)
     router.run("sh", "-ec", fails)
     done = router.hook("RENEW6", dhcp(NEW), code=74)
     (line,) = complaints(done.stderr)
     assert f"the new one is in {SHELTER} until the next reboot" in line
     assert "make room" in line or "mount it for writing" in line
+    assert lab.read("router", "/run/told").split() == [OLD, NEW], "commands run all the same"
     assert reaches(lab, "a", SERVER) and reaches(lab, "isp", router.outside(A, NEW))
     (line,) = complaints(router.pd("restore", code=74).stderr)
     assert SHELTER in line

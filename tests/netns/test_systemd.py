@@ -270,12 +270,16 @@ def machine(request: pytest.FixtureRequest, unit: Path) -> Iterator[Machine]:
 def test_with_the_drop_in_the_hook_keeps_its_state_and_translates(machine: Machine) -> None:
     assert EXTERNAL in machine.state()
     assert EXTERNAL in machine.rules()
+    assert machine.file("run/pdreactor").is_dir()
 
 
-def test_without_it_the_sandbox_keeps_the_hook_from_both(unit: Path) -> None:
+def test_without_it_the_hook_translates_and_says_what_it_cannot_store(unit: Path) -> None:
     with booted(unit, "no") as machine:
         assert machine.state() == ""
-        assert EXTERNAL not in machine.rules()
+        assert EXTERNAL in machine.rules()
+        machine.run("journalctl", "--sync")
+        said = machine.run("journalctl", "-q", "-o", "cat", "-u", "dhcpcd.service")
+        assert "/var/lib/pdreactor: Read-only file system" in said and "contrib/systemd" in said
 
 
 # ---- our service and our timer -----------------------------------------------------------------
