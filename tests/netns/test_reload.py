@@ -66,7 +66,7 @@ def guarded(router: Router) -> int:
 @on([NFTABLES, STATELESS])
 def test_reloads_with_the_include_leak_nothing(lab: Lab, router: Router) -> None:
     """What is in maps of intervals is not found for a moment when they are made in the transaction
-    that uses them (kernel 6.18): about one new flow in 60 reloads meets the guard. Without the
+    that uses them (kernel 6.18): a new flow in 20 to 60 reloads meets the guard. Without the
     include it is some hundred in each."""
     included(lab, router)
     router.set(OLD)
