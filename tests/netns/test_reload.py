@@ -10,8 +10,8 @@ from tests.lab import SERVER, Lab
 
 from .firewalls import PROGRAMS, UNPACKED, Firewall
 from .pd import (
-    ALL,
     IPTABLES,
+    MODES,
     NEEDS_ROOT,
     NEW,
     NFTABLES,
@@ -133,7 +133,7 @@ def test_changes_lose_nothing_while_the_include_is_kept_up(lab: Lab, router: Rou
     router.pd("plan")
 
 
-@on(ALL)
+@on(MODES)
 def test_the_include_loads_by_itself_whether_the_table_is_there_or_not(
     lab: Lab, router: Router
 ) -> None:
