@@ -10,8 +10,8 @@ from tests.lab import SERVER, Lab
 
 from .firewalls import PROGRAMS, UNPACKED, Firewall
 from .pd import (
-    ALL,
     IPTABLES,
+    MODES,
     NEEDS_ROOT,
     NEW,
     NFTABLES,
@@ -139,7 +139,7 @@ def written(file: Path) -> tuple[int, int]:
     return status.st_ino, status.st_mtime_ns
 
 
-@on(ALL)
+@on(MODES)
 def test_the_include_loads_by_itself_whether_the_table_is_there_or_not(
     lab: Lab, router: Router
 ) -> None:
