@@ -107,7 +107,8 @@ def peak(pid: int) -> int:
 
 
 def idle(pid: int, seconds: float) -> float:
-    """The share of a core."""
+    """The share of a core, once what was done before has settled."""
+    time.sleep(1)
     begin = spent(pid)
     time.sleep(seconds)
     return (spent(pid) - begin) / seconds
