@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 FILE = "state.json"
 CONFIGURATION = "config.json"
+COUNTERS = "counters.json"
 LIMIT = 4 << 20
 """No state file of ours is larger than this many bytes."""
 SHELTER = "/run/pdreactor"
@@ -226,7 +227,7 @@ def replace_file(path: str, content: bytes, mode: int = 0o600) -> None:
         raise _error("write", path, exc) from exc
 
 
-OTHERS = ("state.lock", "pass.lock", "watch.lock", "counters.json")
+OTHERS = ("state.lock", "pass.lock", "watch.lock", COUNTERS)
 
 
 def forget(directory: str) -> None:
@@ -242,7 +243,7 @@ def forget(directory: str) -> None:
         pass  # not empty, or a mount point of a sandbox: not ours to remove
 
 
-def sweep(directory: str, files: tuple[str, ...] = (FILE, CONFIGURATION)) -> None:
+def sweep(directory: str, files: tuple[str, ...] = (FILE, CONFIGURATION, COUNTERS)) -> None:
     """Remove temporary files of writers that were killed; call with the lock held that these held
     (for the state file state.lock). Who is just writing config.json then does it next time."""
     for name in os.listdir(directory) if os.path.isdir(directory) else ():

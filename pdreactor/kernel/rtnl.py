@@ -200,7 +200,7 @@ def _route_messages(matters: Callable[[int, int, int], bool]) -> list[Any]:
                     found.append(rtmsg(message))
                     found[-1].decode()
     except OSError as exc:
-        raise KernelError(f"cannot read the routes: {exc.strerror}") from exc
+        raise explained(exc, "read the routes") from exc
     return found
 
 

@@ -350,8 +350,7 @@ def test_a_file_that_fails_is_one_line_and_the_last_good_state_stays(
     ran = traced(lab, [*python("pdreactor.hook"), "--environ", str(environ)], call,
                  [f"{call}:error={error}"], options=only)
     assert ran.code == code, ran.said
-    assert len(complaints(ran.said)) == 1, ran.said
-    assert WHERE in ran.said
+    assert len([line for line in complaints(ran.said) if WHERE in line]) == 1, ran.said
     assert known(router) == stored, "the file is the last good one"
     assert (NEW in router.ours()) == counts
     assert counts or router.ours() == rules
