@@ -149,10 +149,10 @@ PY
 
 make_venvs() {
     new_venv .venv
-    pip_install .venv "pytest>=7.4" "hypothesis>=6.80" "ruff>=0.4" "mypy>=1.8"
+    pip_install .venv "pytest>=7.4" "pytest-xdist>=3.3" "hypothesis>=6.80" "ruff>=0.4" "mypy>=1.8"
     check_floor
     new_venv .venv-newest
-    pip_install .venv-newest "pytest>=7.4" "hypothesis>=6.80"
+    pip_install .venv-newest "pytest>=7.4" "pytest-xdist>=3.3" "hypothesis>=6.80"
     pip_install .venv-newest --upgrade --ignore-installed pyroute2 structlog tenacity \
         python-iptables
 }
