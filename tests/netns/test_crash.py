@@ -389,8 +389,6 @@ FOR_EVER = [  # and what does not: system call, error, exit code
     ("sendto", "ENOBUFS", 75),
     ("sendmsg", "EPERM:when=1", 77),
     ("sendmsg", "EPERM:when=2", 77),
-    ("recvfrom", "ENOBUFS", 75),
-    ("recvfrom", "EIO", 70),
     ("socket", "EMFILE", 70),
 ]
 
