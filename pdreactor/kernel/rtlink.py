@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
 from ..layout.model import Address, Link, Neighbour, SeenLink
-from .rtnl import Rtnl, dumped
+from .rtnl import Rtnl
 
 ALIAS = "pdreactor"
 """IFLA_IFALIAS of the links that we made: no other is changed or deleted."""
@@ -28,7 +28,7 @@ NOPREFIXROUTE = 0x200
 def links(rtnl: Rtnl) -> dict[str, SeenLink]:
     """All links, by name."""
     found = {}
-    for message in dumped(rtnl.ip.get_links, "read the links"):
+    for message in rtnl.connection.dump(lambda ip: ip.get_links(), "read the links"):
         name = message.get_attr("IFLA_IFNAME")
         found[name] = SeenLink(_link(name, message), message.get_attr("IFLA_IFALIAS") == ALIAS,
                                bool(message["flags"] & IFF_UP),
@@ -70,7 +70,7 @@ def _sixrd(data: Any) -> tuple[IPv6Network, IPv4Network] | None:
 
 def make(rtnl: Rtnl, link: Link) -> None:
     """Add a link, and mark it as ours."""
-    rtnl.do(rtnl.ip.link, "add", {"ifname": link.name, "ifalias": ALIAS, **_request(link)},
+    rtnl.do("link", "add", {"ifname": link.name, "ifalias": ALIAS, **_request(link)},
             f"link {link.name}")
     _raise(rtnl, link)
 
@@ -78,7 +78,7 @@ def make(rtnl: Rtnl, link: Link) -> None:
 def change(rtnl: Rtnl, link: Link) -> None:
     """Give a link of ours other values, in place."""
     request = {"index": rtnl.index(link.name), **_request(link)}
-    rtnl.do(rtnl.ip.link, "set", request, f"link {link.name}")
+    rtnl.do("link", "set", request, f"link {link.name}")
     _raise(rtnl, link)
 
 
@@ -86,13 +86,13 @@ def _raise(rtnl: Rtnl, link: Link) -> None:
     request: dict[str, Any] = {"index": rtnl.index(link.name), "state": "up"}
     if link.mtu:
         request["mtu"] = link.mtu
-    rtnl.do(rtnl.ip.link, "set", request, f"link {link.name}")
+    rtnl.do("link", "set", request, f"link {link.name}")
 
 
 def delete(rtnl: Rtnl, name: str) -> None:
     """Remove a link of ours; its addresses and routes go with it."""
     if index := rtnl.index(name):
-        rtnl.do(rtnl.ip.link, "del", {"index": index}, f"link {name}")
+        rtnl.do("link", "del", {"index": index}, f"link {name}")
 
 
 def _request(link: Link) -> dict[str, Any]:
@@ -118,7 +118,8 @@ def ipv4(rtnl: Rtnl) -> dict[str, tuple[IPv4Address, ...]]:
     """The IPv4 addresses of each interface, the primary one first."""
     found: dict[str, list[IPv4Address]] = {}
     names = _names(rtnl)
-    for message in dumped(lambda: rtnl.ip.get_addr(family=socket.AF_INET), "read the addresses"):
+    for message in rtnl.connection.dump(
+            lambda ip: ip.get_addr(family=socket.AF_INET), "read the addresses"):
         local = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
         if local and (name := names.get(message["index"])):
             found.setdefault(name, []).append(IPv4Address(local))
@@ -129,7 +130,8 @@ def addresses(rtnl: Rtnl) -> list[Address]:
     """All global IPv6 addresses; lifetimes as points in time."""
     names, now = _names(rtnl), int(time.time())
     found = []
-    for message in dumped(lambda: rtnl.ip.get_addr(family=socket.AF_INET6), "read the addresses"):
+    for message in rtnl.connection.dump(
+            lambda ip: ip.get_addr(family=socket.AF_INET6), "read the addresses"):
         address = IPv6Address(message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS"))
         name = names.get(message["index"])
         if name is None or address.is_link_local or address.is_loopback:
@@ -152,7 +154,8 @@ def advertised(rtnl: Rtnl) -> list[Address]:
     each, with the lifetime. The kernel has a route for it, which ends (net/ipv6/addrconf.c)."""
     names, now = _names(rtnl), int(time.time())
     found = []
-    for message in dumped(lambda: rtnl.ip.get_routes(family=socket.AF_INET6), "read the routes"):
+    for message in rtnl.connection.dump(
+            lambda ip: ip.get_routes(family=socket.AF_INET6), "read the routes"):
         life = message.get_attr("RTA_CACHEINFO") or {}
         left = life.get("rta_expires", 0) // TICKS
         name = names.get(message.get_attr("RTA_OIF") or 0)
@@ -177,7 +180,7 @@ def put(rtnl: Rtnl, addresses: Iterable[Address]) -> None:
             "prefixlen": one.length, "family": socket.AF_INET6, "IFA_FLAGS": NOPREFIXROUTE,
             **life, "cacheinfo": life,  # 0.7.2 looks into this only, 0.9 into those
         }  # fmt: skip
-        rtnl.do(rtnl.ip.addr, "replace", request, _words(one))
+        rtnl.do("addr", "replace", request, _words(one))
 
 
 def take(rtnl: Rtnl, addresses: Iterable[Address]) -> None:
@@ -186,7 +189,7 @@ def take(rtnl: Rtnl, addresses: Iterable[Address]) -> None:
         if index := rtnl.index(one.interface):
             request = {"index": index, "address": str(one.address), "prefixlen": one.length,
                        "family": socket.AF_INET6}
-            rtnl.do(rtnl.ip.addr, "del", request, _words(one))
+            rtnl.do("addr", "del", request, _words(one))
 
 
 def _words(one: Address) -> str:
@@ -209,7 +212,7 @@ def neighbours(rtnl: Rtnl) -> list[Neighbour]:
 
     # With a filter of ours pyroute2 hands the flags on to the kernel, which has these entries
     # apart; 0.9 calls it dump_filter, 0.7 match.
-    dump = dumped(lambda: rtnl.ip.neigh("dump", family=socket.AF_INET6, flags=NTF_PROXY,
+    dump = rtnl.connection.dump(lambda ip: ip.neigh("dump", family=socket.AF_INET6, flags=NTF_PROXY,
                                         match=every, dump_filter=every), "read the proxy entries")
     return [Neighbour(names[m["ifindex"]], IPv6Address(m.get_attr("NDA_DST"))) for m in dump
             if m["ifindex"] in names and m["flags"] & NTF_PROXY and m.get_attr("NDA_DST")]
@@ -221,7 +224,7 @@ def answer(rtnl: Rtnl, command: str, entries: Iterable[Neighbour]) -> None:
         if index := rtnl.index(one.interface):
             request = {"family": socket.AF_INET6, "flags": NTF_PROXY, "ifindex": index,
                        "dst": str(one.address)}
-            rtnl.do(rtnl.ip.neigh, command, request, f"proxy entry {one.address} on "
+            rtnl.do("neigh", command, request, f"proxy entry {one.address} on "
                                                      f"{one.interface}")
 
 
