@@ -34,7 +34,6 @@ BUSY = (errno.EBUSY, errno.EAGAIN, errno.ENOBUFS, errno.EINTR, errno.ENOMEM)
 DEFAULT = IPv6Network("::/0")
 DEAD = 0x1 | 0x10
 """rtm_flags: RTNH_F_DEAD, RTNH_F_LINKDOWN."""
-"""What the kernel says of a request, and what the socket says of itself."""
 ONLINK = 0x4
 PREFERENCES = {1: 1, 3: -1}
 """RTA_PREF: linux/icmpv6.h ICMPV6_ROUTER_PREF_HIGH and _LOW; all else is medium, 0."""
