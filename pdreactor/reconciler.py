@@ -12,7 +12,7 @@ from functools import partial
 from ipaddress import IPv6Network
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import counters, document, events, log, state, transition
+from . import document, events, log, state, transition
 from .desired import desired
 from .errors import BackendMissing, PdreactorError, PermissionDenied, Refused, StateError
 from .kernel.link import links, on_link
@@ -227,6 +227,8 @@ def reconcile(config: Config, reason: str, unsaved: state.Unsaved | None = None,
             errors += work.failed
             work.failed.clear()
         if changes:
+            from . import counters
+
             counters.add(config.state_dir, changes=1, flows_removed=work.removed)
         if not errors:
             lock.touch()
@@ -580,6 +582,8 @@ def look(config: Config) -> "View":
 
 
 def _counters(config: Config, wanted: Desired) -> dict[str, Any]:
+    from . import counters
+
     try:
         guarded = stopped(wanted.nat)
     except PdreactorError:

@@ -253,7 +253,7 @@ NOT_BEFORE_THE_RULES = {
     "pyroute2", "structlog", "tenacity", "dataclasses", "inspect", "subprocess", "argparse", "iptc",
     "asyncio", "difflib", "logging", "pathlib", "tempfile", "threading", "random", "hashlib",
     "urllib", "traceback", "shutil", "importlib.metadata",
-    "pdreactor.clock", "pdreactor.conntrack", "pdreactor.include", "pdreactor.routing",
+    "pdreactor.clock", "pdreactor.counters", "pdreactor.conntrack", "pdreactor.include", "pdreactor.routing",
     "pdreactor.report", "pdreactor.cli", "pdreactor.kernel.ct", "pdreactor.kernel.rtnl",
     "pdreactor.kernel.process",
     "pdreactor.kernel.ip6tables", "pdreactor.kernel.libiptc", "pdreactor.nat.iptables",
