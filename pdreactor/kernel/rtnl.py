@@ -1,7 +1,6 @@
 """Routes and rules through pyroute2: rtnetlink(7). Imported only where a pass needs it (100 ms)."""
 
 import errno
-import os
 import socket
 import struct
 from collections.abc import Callable, Container, Iterable, Iterator
@@ -11,11 +10,14 @@ from typing import Any, NamedTuple
 
 from ..errors import BackendMissing, KernelBusy, KernelError, PermissionDenied
 from ..model import Route, Rule
+from . import netlink
 from .retry import persistently
 
 try:
     from pyroute2 import IPRoute
     from pyroute2.netlink.exceptions import NetlinkError
+    from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+    from pyroute2.netlink.rtnl.ndmsg import ndmsg
     from pyroute2.netlink.rtnl.rtmsg import rtmsg
 except ImportError as exc:
     raise BackendMissing(
@@ -23,6 +25,8 @@ except ImportError as exc:
         f"python-pyroute2 on Arch, py3-pyroute2 on Alpine"
     ) from exc
 
+AddressMessage, NeighbourMessage = ifaddrmsg, ndmsg
+"""For rtlink.py."""
 TYPES = {"unicast": 1, "local": 2, "anycast": 4, "blackhole": 6, "unreachable": 7, "prohibit": 8}
 """rtm_type, as in linux/rtnetlink.h."""
 NAMES = {number: name for name, number in TYPES.items()}
@@ -181,10 +185,9 @@ class Rtnl:
         persistently(attempt)
 
 
-HEADER, ROUTE, DONE = struct.Struct("=IHHII"), struct.Struct("=BBBBBBBBI"), struct.Struct("=i")
-"""linux/netlink.h struct nlmsghdr; linux/rtnetlink.h struct rtmsg; the answer of an end."""
-GETROUTE, REQUEST_DUMP, INTERRUPTED = 26, 0x301, 0x10
-NLMSG_ERROR, NLMSG_DONE = 2, 3
+ROUTE = struct.Struct("=BBBBBBBBI")
+"""linux/rtnetlink.h struct rtmsg."""
+GETROUTE = 26
 
 
 def _route_messages(matters: Callable[[int, int, int], bool]) -> list[Any]:
@@ -192,34 +195,13 @@ def _route_messages(matters: Callable[[int, int, int], bool]) -> list[Any]:
     is told from the fixed part: a full table of the internet is read in a fraction of the time that
     pyroute2 takes to decode it, and of the memory."""
     found: list[Any] = []
-    try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as sock:
-            for message in _dumped_routes(sock):
-                _, length, _, _, _, protocol, _, kind, _ = ROUTE.unpack_from(message, HEADER.size)
-                if matters(length, protocol, kind):
-                    found.append(rtmsg(message))
-                    found[-1].decode()
-    except OSError as exc:
-        raise KernelError(f"cannot read the routes: {exc.strerror}") from exc
-    return found
-
-
-def _dumped_routes(sock: socket.socket) -> Iterator[bytes]:
     ask = ROUTE.pack(socket.AF_INET6, *[0] * 8)
-    sock.send(HEADER.pack(HEADER.size + len(ask), GETROUTE, REQUEST_DUMP, 0, 0) + ask)
-    while True:
-        data, position = sock.recv(1 << 16), 0
-        while position < len(data):
-            length, kind, flags, *_ = HEADER.unpack_from(data, position)
-            if flags & INTERRUPTED:
-                raise KernelBusy("cannot read the routes: they change meanwhile")
-            if kind in (NLMSG_ERROR, NLMSG_DONE):
-                (code,) = DONE.unpack_from(data, position + HEADER.size)
-                if code:
-                    raise OSError(-code, os.strerror(-code))
-                return
-            yield data[position : position + length]
-            position += (length + 3) & ~3
+    for message in netlink.dump(GETROUTE, ask, "read the routes"):
+        _, length, _, _, _, protocol, _, kind, _ = ROUTE.unpack_from(message, netlink.HEADER.size)
+        if matters(length, protocol, kind):
+            found.append(rtmsg(message))
+            found[-1].decode()
+    return found
 
 
 def _network(address: str | None, length: int) -> IPv6Network | None:

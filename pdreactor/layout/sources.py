@@ -111,21 +111,23 @@ def sixrd(told: Sixrd, address: IPv4Address) -> IPv6Network:
 
 
 def _known(state: State, uplink: Uplink, told: Event, now: int) -> bool:
-    """True when the state says the same already, but for a few seconds of lifetime."""
+    """True when the state says the same already, for at least half of the lifetimes told: router
+    advertisements tell them anew all the time, and nobody needs to write that down each time."""
     known = state.uplinks.get(uplink.name, UplinkState(0)).prefixes
     current = {one.network: one for one in known if one.superseded_at is None}
     wanted = {one.network: one for one in told.delegations or () if one.valid != 0}
     if current.keys() != wanted.keys():
         return False
-    return all(_near(current[net].valid_until, one.valid, now)
-               and _near(current[net].preferred_until, one.preferred, now)
+    return all(_lasts(current[net].valid_until, one.valid, now)
+               and _lasts(current[net].preferred_until, one.preferred, now)
                for net, one in wanted.items())
 
 
-def _near(until: int | None, left: int | None, now: int) -> bool:
-    if until is None or left is None:
-        return until is left
-    return abs(max(until, now) - now - left) <= TOLERANCE
+def _lasts(until: int | None, told: int | None, now: int) -> bool:
+    if until is None or told is None:
+        return until is told
+    left = max(until, now) - now
+    return told // 2 - TOLERANCE <= left <= told + TOLERANCE
 
 
 # ---- what DHCPv4 tells of 6rd --------------------------------------------------------------------

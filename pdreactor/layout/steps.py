@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from ipaddress import IPv6Network
 
-from ..errors import PdreactorError
+from ..errors import PdreactorError, StateError
 from ..kernel import rtlink
 from ..kernel.rtnl import Rtnl
 from ..model import ONLINK, SIXRD, SIXTOFOUR, Config, Problem, State
@@ -34,27 +34,30 @@ def learned(known: State, config: Config, now: int) -> State:
     with Rtnl() as rtnl:
         observed = laying.observe(rtnl)
         shown = rtlink.advertised(rtnl)
-    traces = known.traces or Traces()
-    ours = set(traces.placed)
-    return sources.learn(known, config, observed.seen,
-                         _on_link(observed.addresses, shown, ours), now)
+    placed = set(known.traces.placed if known.traces else ())
+    theirs = [one for one, number, _ in observed.addresses if number != config.protocol
+              and (one.interface, f"{one.address}/{one.length}") not in placed]
+    return sources.learn(known, config, observed.seen, _on_link(theirs, shown), now)
 
 
-def _on_link(addresses: tuple[Address, ...], shown: list[Address],
-             ours: set[tuple[str, str]]) -> dict[str, list[Address]]:
-    """One address for each /64 of each interface: of those that others put there, else what was
-    advertised. What is global only."""
+def _on_link(theirs: list[Address], shown: list[Address]) -> dict[str, list[Address]]:
+    """One address for each /64 of each interface: of those that others put there the one that lasts
+    longest, else what was advertised. What is global only."""
     found: dict[tuple[str, IPv6Network], Address] = {}
-    theirs = [one for one in addresses
-              if one.length == 64 and (one.interface, f"{one.address}/64") not in ours]
-    for one in (*theirs, *shown):
+    lasting = sorted(theirs, key=lambda one: (_late(one.valid_until), _late(one.preferred_until)),
+                     reverse=True)
+    for one in (*lasting, *shown):
         network = IPv6Network((one.address, 64), strict=False)
-        if int(one.address) >> 125 == 1:  # 2000::/3
+        if one.length == 64 and int(one.address) >> 125 == 1:  # 2000::/3
             found.setdefault((one.interface, network), one)
     by: dict[str, list[Address]] = {}
     for (interface, _), one in sorted(found.items(), key=lambda item: str(item[0])):
         by.setdefault(interface, []).append(one)
     return by
+
+
+def _late(until: int | None) -> float:
+    return float("inf") if until is None else until
 
 
 class Laying:
@@ -63,20 +66,22 @@ class Laying:
     def __init__(self, config: Config, known: State) -> None:
         plans = config.plans or Plans()
         self._noted, self._keeps = known.traces, config.plans is not None
+        self._protocol, self._manage = config.protocol, plans.sysctl
         self.traces = known.traces or Traces()
         now = int(time.time())
         with Rtnl() as rtnl:
             self._observed = laying.observe(rtnl)
         self.layout: Layout = layout(config, known, self._observed.seen, now)
         self.change = laying.plan(self._observed, self.layout, self.traces, manage=plans.sysctl,
-                                  now=now)
+                                  protocol=config.protocol, now=now)
         self.notes = () if plans.sysctl else tuple(laying.unset(self.layout))
         self.failed: list[PdreactorError] = []
+        self.unsaved: StateError | None = None
 
     @property
     def problems(self) -> tuple[Problem, ...]:
         """What keeps it from being complete."""
-        return self.layout.problems
+        return self.layout.problems + self.change.problems
 
     @property
     def words(self) -> list[str]:
@@ -93,33 +98,36 @@ class Laying:
 
     def addresses(self, rtnl: Rtnl) -> None:
         """Before the routes that need them."""
-        laying.lay_addresses(rtnl, self.change, self.failed)
+        laying.lay_addresses(rtnl, self.change, self._protocol, self.failed)
 
     def rest(self, rtnl: Rtnl, update: Update) -> None:
         """Last; what is not there any more is forgotten."""
         laying.lay_rest(rtnl, self.change, self.failed)
         if not self.failed:
-            self._note(laying.after(self.traces, self.layout, self.change), update)
+            self._note(laying.after(self.traces, self.layout, manage=self._manage), update)
 
     def _note(self, traces: Traces, update: Update) -> None:
         self.traces = traces
         kept = traces if self._keeps or any(traces) else None
         if kept != self._noted:
             self._noted = kept
-            update(partial(_with, traces=kept))
+            try:
+                update(partial(_with, traces=kept))
+            except StateError as exc:
+                self.unsaved = exc  # of a full disk; what is put there has a mark of ours, mostly
 
 
 def _with(state: State, traces: Traces | None) -> State:
     return state._replace(traces=traces)
 
 
-def flush(known: State, update: Update) -> None:
+def flush(config: Config, known: State, update: Update) -> None:
     """Take all of it away. Raises the first error."""
     failed: list[PdreactorError] = []
     with Rtnl() as rtnl:
         change = laying.plan(laying.observe(rtnl), Layout(), known.traces or Traces(),
-                             manage=False, now=int(time.time()))
-        laying.lay_addresses(rtnl, change, failed)
+                             manage=False, protocol=config.protocol, now=int(time.time()))
+        laying.lay_addresses(rtnl, change, config.protocol, failed)
         laying.lay_rest(rtnl, change, failed)
     if failed:
         raise failed[0]

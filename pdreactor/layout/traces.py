@@ -23,15 +23,16 @@ def decode(document: dict[str, Any]) -> Traces:
     return Traces(
         sixrd=tuple(Sixrd(_name(i), IPv6Network(p), _number(m, 32), IPv4Address(r))
                     for i, p, m, r in document["sixrd"]),
-        slices=tuple((_text(p), _name(i), _number(n, 1 << 63)) for p, i, n in document["slices"]),
+        slices=tuple((_text(p, 100), _name(i), _number(n, 1 << 64))
+                     for p, i, n in document["slices"]),
         placed=tuple((_name(i), str(IPv6Interface(a))) for i, a in document["placed"]),
         proxied=tuple((_name(i), str(IPv6Address(a))) for i, a in document["proxied"]),
         sysctls=tuple((_key(k), _value(v)) for k, v in document["sysctls"]),
     )
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value.isprintable() or len(value) > 64:
+def _text(value: Any, most: int = 64) -> str:
+    if not isinstance(value, str) or not value.isprintable() or len(value) > most:
         raise ValueError(f"not a short line of text: {value!r}")
     return value
 
