@@ -4,6 +4,7 @@ each by itself. pyroute2 encodes them; a call of it for each takes several times
 import errno
 import os
 import socket
+import struct
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,8 @@ from .rtnl import BUSY, explained
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x1, 0x4, 0x100, 0x200, 0x400
 ADD, REPLACE = NLM_F_CREATE | NLM_F_EXCL, NLM_F_CREATE | NLM_F_REPLACE
 """Flags: what is there already is an error, or is changed."""
+LENGTH = struct.Struct("=I")
+"""The first field of struct nlmsghdr."""
 TOGETHER = 100
 """Requests in one message: their answers fit into the socket's usual buffer."""
 PATIENCE = 5.0
@@ -29,6 +32,7 @@ class Request(NamedTuple):
     flags: int
     doing: str  # "add the address ..."
     fine: tuple[int, ...] = ()  # errors that say that it is so already
+    tail: bytes = b""  # an attribute that pyroute2 does not know
 
 
 def make(requests: Sequence[Request]) -> list[PdreactorError]:
@@ -80,7 +84,8 @@ def _encoded(request: Request, number: int) -> bytes:
     message["header"]["sequence_number"] = number
     message.encode()
     data = bytes(message.data)
-    return data + bytes(-len(data) % 4)
+    data += bytes(-len(data) % 4) + request.tail
+    return LENGTH.pack(len(data)) + data[LENGTH.size:]
 
 
 def _answers(sock: socket.socket, expected: int) -> Iterator[tuple[int, int]]:

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from .netlink import attributes
 
-LINK_GROUPS = 1 << 0 | 1 << 8 | 1 << 10 | 1 << 18
-"""RTNLGRP_LINK, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV6_RULE."""
+LINK_GROUPS = 1 << 0 | 1 << 4 | 1 << 8 | 1 << 10 | 1 << 18
+"""RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV6_RULE."""
 NFT_GROUP = 1 << 6
 """NFNLGRP_NFTABLES."""
 NETLINK_NETFILTER = 12
@@ -47,6 +47,7 @@ class Interest(NamedTuple):
     protocol: int  # of our routes and rules
     tables: frozenset[int]  # where we have routes
     nftables: frozenset[str]  # names of the tables of family ip6 where we have rules
+    everywhere: bool = False  # all links, and IPv4 addresses: for what is beside the translation
 
 
 class News(NamedTuple):
@@ -89,11 +90,16 @@ class Notices:
         if kind in (RTM_NEWLINK, RTM_DELLINK):
             return News(link=self._link(kind, payload))
         if kind in (RTM_NEWADDR, RTM_DELADDR):
-            return News(link=_name(struct.unpack_from("=I", payload, 4)[0])
-                        in (*self.interest.interfaces, ""))
+            return News(link=self._address(payload))
         if kind in (RTM_NEWROUTE, RTM_DELROUTE):
             return self._one_route(payload)
         return News(rules=kind in (RTM_NEWRULE, RTM_DELRULE))
+
+    def _address(self, payload: bytes) -> bool:
+        if self.interest.everywhere:
+            return True
+        return payload[0] == socket.AF_INET6 and (
+            _name(struct.unpack_from("=I", payload, 4)[0]) in (*self.interest.interfaces, ""))
 
     def _link(self, kind: int, payload: bytes) -> bool:
         """Whether an interface of ours came, went, or has another state than the last time."""
@@ -103,7 +109,8 @@ class Notices:
         now = ("", -1)
         if kind == RTM_NEWLINK:
             now = self._links[index] = name, flags & (IFF_UP | IFF_RUNNING)
-        return before != now and bool({before[0], name} & self.interest.interfaces)
+        return before != now and (self.interest.everywhere
+                                  or bool({before[0], name} & self.interest.interfaces))
 
     def _one_route(self, payload: bytes) -> News:
         length, table, protocol, kind = struct.unpack_from("=BxxBBxB", payload, 1)

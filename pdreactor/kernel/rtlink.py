@@ -130,14 +130,6 @@ def _request(link: Link) -> dict[str, Any]:
 # ---- addresses ---------------------------------------------------------------------------------
 
 
-class _Address(AddressMessage):  # type: ignore[misc]  # pyroute2 has no types
-    """As pyroute2 has it, in 0.7.2 too with the protocol (linux/if_addr.h; Linux 5.18, what is
-    older ignores it)."""
-
-    nla_map = (*AddressMessage.nla_map[:9], ("IFA_RT_PRIORITY", "uint32"),
-               ("IFA_TARGET_NETNSID", "uint32"), ("IFA_PROTO", "uint8"))
-
-
 def ipv4(rtnl: Rtnl) -> dict[str, tuple[IPv4Address, ...]]:
     """The IPv4 addresses of each interface, the primary one first."""
     found: dict[str, list[IPv4Address]] = {}
@@ -154,6 +146,8 @@ IFADDR, NDMSG = struct.Struct("=BBBBI"), struct.Struct("=BxxxiHBB")
 LIFETIMES = struct.Struct("=II")
 """Preferred, valid: the beginning of linux/if_addr.h struct ifa_cacheinfo."""
 IFA_ADDRESS, IFA_LOCAL, IFA_CACHEINFO, IFA_FLAGS, IFA_PROTO, NDA_DST = 1, 2, 6, 8, 11, 1
+PROTO = struct.Struct("=HHB3x")
+"""The attribute IFA_PROTO: Linux 5.18; older kernels ignore it, and so does pyroute2 0.7.2."""
 DADFAILED = 0x08
 
 
@@ -213,10 +207,9 @@ def put(rtnl: Rtnl, addresses: Iterable[Address], protocol: int) -> list[Pdreact
         life = {"ifa_preferred": _left(one.preferred_until, now),
                 "ifa_valid": max(1, _left(one.valid_until, now))}
         message = _address(one, index)
-        message["attrs"] += [("IFA_FLAGS", NOPREFIXROUTE), ("IFA_CACHEINFO", life),
-                             ("IFA_PROTO", protocol)]
-        requests.append(batch.Request(message, RTM_NEWADDR, batch.REPLACE,
-                                      f"add the {_words(one)}"))
+        message["attrs"] += [("IFA_FLAGS", NOPREFIXROUTE), ("IFA_CACHEINFO", life)]
+        requests.append(batch.Request(message, RTM_NEWADDR, batch.REPLACE, f"add the {_words(one)}",
+                                      tail=PROTO.pack(5, IFA_PROTO, protocol)))
     return batch.make(requests)
 
 
@@ -229,7 +222,7 @@ def take(rtnl: Rtnl, addresses: Iterable[Address]) -> list[PdreactorError]:
 
 
 def _address(one: Address, index: Callable[[str], int]) -> Any:
-    message = _Address()
+    message = AddressMessage()
     message["family"], message["prefixlen"] = socket.AF_INET6, one.length
     message["index"] = index(one.interface)
     message["attrs"] = [("IFA_ADDRESS", str(one.address))]

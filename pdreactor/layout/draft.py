@@ -42,6 +42,9 @@ EVERYTHING = IPv6Network("::/0")
 SIXTOFOUR_PREFIX = IPv6Network("2002::/16")
 DEPRECATED = 0
 """A preferred lifetime that ended long ago."""
+ON_LINK_METRIC = 255
+"""Not that of the kernel's own routes (256): where others have an address in the same prefix, each
+has its route."""
 
 
 def layout(config: Config, state: State, seen: Seen, now: int) -> Layout:
@@ -123,7 +126,7 @@ def _on_link(addresses: Iterable[Address], up: Container[str]) -> Iterator[Route
     for one in addresses:
         if one.length < 128 and one.interface in up:
             network = IPv6Network((one.address, one.length), strict=False)
-            yield Route(network, "unicast", MAIN_TABLE, 256, one.interface)
+            yield Route(network, "unicast", MAIN_TABLE, ON_LINK_METRIC, one.interface)
 
 
 def _tunnel_routes(plans: Plans, traces: Traces, there: set[str]) -> Iterator[Route]:

@@ -146,10 +146,12 @@ def _lasts_as_long(seen: Address, wanted: Address, now: int) -> bool:
             and _near(seen.preferred_until, wanted.preferred_until, now))
 
 
-def _near(one: int | None, other: int | None, now: int) -> bool:
-    if one is None or other is None:
-        return one is other
-    return abs(max(one, now) - max(other, now)) <= TOLERANCE
+def _near(seen: int | None, wanted: int | None, now: int) -> bool:
+    """What is long over has to be over."""
+    if seen is None or wanted is None:
+        return seen is wanted
+    tolerance = TOLERANCE if wanted > now - TOLERANCE else 0
+    return abs(max(seen, now) - max(wanted, now)) <= tolerance
 
 
 def _neighbours(observed: Observed, layout: Layout, traces: Traces,

@@ -181,6 +181,13 @@ class SeenAddress(NamedTuple):
     failed: bool = False  # another node on the link has it (RFC 4862 section 5.4.5)
 
 
+class Shown(NamedTuple):
+    """The /64s on one link: an address of each, with lifetimes."""
+
+    addresses: tuple[Address, ...]
+    told: bool  # by advertisements, or by who gave addresses lifetimes: they say when it is over
+
+
 class Seen(NamedTuple):
     """What the layout depends on."""
 

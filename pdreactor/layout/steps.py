@@ -5,7 +5,7 @@
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from ipaddress import IPv6Network
 
@@ -15,7 +15,7 @@ from ..kernel.rtnl import Rtnl
 from ..model import ONLINK, SIXRD, SIXTOFOUR, Config, Problem, State
 from . import laying, sources
 from .draft import layout
-from .model import Address, Layout, Plans, Traces
+from .model import Address, Layout, Plans, Shown, Traces
 
 Update = Callable[[Callable[[State], State]], State]
 """Changes the state file; see reconciler.update."""
@@ -40,19 +40,30 @@ def learned(known: State, config: Config, now: int) -> State:
     return sources.learn(known, config, observed.seen, _on_link(theirs, shown), now)
 
 
-def _on_link(theirs: list[Address], shown: list[Address]) -> dict[str, list[Address]]:
-    """One address for each /64 of each interface: of those that others put there the one that lasts
-    longest, else what was advertised. What is global only."""
-    found: dict[tuple[str, IPv6Network], Address] = {}
-    lasting = sorted(theirs, key=lambda one: (_late(one.valid_until), _late(one.preferred_until)),
-                     reverse=True)
-    for one in (*lasting, *shown):
-        network = IPv6Network((one.address, 64), strict=False)
+def _on_link(theirs: list[Address], shown: list[Address]) -> dict[str, Shown]:
+    """What is on each link of /64s, each once, with its longest lifetimes: those that were
+    advertised, else those of addresses with a lifetime, else those of other addresses."""
+    advertised, lasting, written = _by_link(shown), *(
+        _by_link(one for one in theirs if (one.valid_until is None) == forever)
+        for forever in (False, True))
+    found = {}
+    for interface in (*advertised, *lasting, *written):
+        told = advertised.get(interface) or lasting.get(interface)
+        known = lasting.get(interface, {})  # the preferred lifetime only an address has
+        among = told or written[interface]
+        found[interface] = Shown(tuple(known.get(net, one) for net, one in sorted(among.items())),
+                                 bool(told))
+    return found
+
+
+def _by_link(addresses: Iterable[Address]) -> dict[str, dict[IPv6Network, Address]]:
+    """{interface: {its global /64s: the address there that lasts longest}}."""
+    by: dict[str, dict[IPv6Network, Address]] = {}
+    for one in sorted(addresses, key=lambda one: (_late(one.valid_until),
+                                                  _late(one.preferred_until))):
         if one.length == 64 and int(one.address) >> 125 == 1:  # 2000::/3
-            found.setdefault((one.interface, network), one)
-    by: dict[str, list[Address]] = {}
-    for (interface, _), one in sorted(found.items(), key=lambda item: str(item[0])):
-        by.setdefault(interface, []).append(one)
+            network = IPv6Network((one.address, 64), strict=False)
+            by.setdefault(one.interface, {})[network] = one
     return by
 
 
