@@ -1,19 +1,19 @@
 """Links, addresses and proxy neighbours through pyroute2: rtnetlink(7). Beside rtnl.py, which has
 routes and rules; takes its open socket."""
 
-import functools
 import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
 from ..errors import PdreactorError
 from ..layout.model import Address, Link, Neighbour, SeenAddress, SeenLink
 from . import batch
-from .netlink import attributes
+from .netlink import HEADER, attributes
 from .netlink import dumped as dump
 from .rtnl import GETROUTE, ROUTE, AddressMessage, NeighbourMessage, Rtnl, dumped
 
@@ -148,6 +148,8 @@ LIFETIMES = struct.Struct("=II")
 IFA_ADDRESS, IFA_LOCAL, IFA_CACHEINFO, IFA_FLAGS, IFA_PROTO, NDA_DST = 1, 2, 6, 8, 11, 1
 PROTO = struct.Struct("=HHB3x")
 """The attribute IFA_PROTO: Linux 5.18; older kernels ignore it, and so does pyroute2 0.7.2."""
+ATTRIBUTE = 4
+"""The size of the head of an attribute (struct nlattr)."""
 DADFAILED = 0x08
 
 
@@ -201,32 +203,44 @@ def _until(seconds: int, now: int) -> int | None:
 
 def put(rtnl: Rtnl, addresses: Iterable[Address], protocol: int) -> list[PdreactorError]:
     """Add addresses, or give those that are there other lifetimes. Returns what failed."""
-    now, index = int(time.time()), functools.cache(rtnl.index)
-    requests = []
-    for one in addresses:
-        life = {"ifa_preferred": _left(one.preferred_until, now),
-                "ifa_valid": max(1, _left(one.valid_until, now))}
-        message = _address(one, index)
-        message["attrs"] += [("IFA_FLAGS", NOPREFIXROUTE), ("IFA_CACHEINFO", life)]
-        requests.append(batch.Request(message, RTM_NEWADDR, batch.REPLACE, f"add the {_words(one)}",
-                                      tail=PROTO.pack(5, IFA_PROTO, protocol)))
-    return batch.make(requests)
+    now, index = int(time.time()), cache(rtnl.index)
+
+    @cache
+    def sample(interface: str, length: int, preferred: int | None, valid: int | None) -> bytes:
+        life = {"ifa_preferred": _left(preferred, now), "ifa_valid": max(1, _left(valid, now))}
+        further = [("IFA_FLAGS", NOPREFIXROUTE), ("IFA_CACHEINFO", life)]
+        return _sample(index(interface), length, further) + PROTO.pack(5, IFA_PROTO, protocol)
+
+    return batch.make([
+        batch.Request(RTM_NEWADDR, batch.REPLACE, _with(IFADDR.size, one.address, sample(
+            one.interface, one.length, one.preferred_until, one.valid_until)), one)
+        for one in addresses], lambda one: f"put the {_words(one)}")
 
 
 def take(rtnl: Rtnl, addresses: Iterable[Address]) -> list[PdreactorError]:
     """Remove addresses; one that has gone is fine. Returns what failed."""
-    index = functools.cache(rtnl.index)
-    return batch.make([batch.Request(_address(one, index), RTM_DELADDR, 0,
-                                     f"remove the {_words(one)}", batch.GONE)
-                       for one in addresses])
+    index = cache(rtnl.index)
+    sample = cache(lambda interface, length: _sample(index(interface), length, []))
+    return batch.make([
+        batch.Request(RTM_DELADDR, 0, _with(IFADDR.size, one.address,
+                                            sample(one.interface, one.length)), one, batch.GONE)
+        for one in addresses], lambda one: f"remove the {_words(one)}")
 
 
-def _address(one: Address, index: Callable[[str], int]) -> Any:
+def _sample(index: int, length: int, further: list[tuple[str, Any]]) -> bytes:
+    """A request about some address of that interface, as pyroute2 encodes it, without the
+    header. Thousands differ in the address only."""
     message = AddressMessage()
-    message["family"], message["prefixlen"] = socket.AF_INET6, one.length
-    message["index"] = index(one.interface)
-    message["attrs"] = [("IFA_ADDRESS", str(one.address))]
-    return message
+    message["family"], message["prefixlen"], message["index"] = socket.AF_INET6, length, index
+    message["attrs"] = [("IFA_ADDRESS", "::"), *further]
+    message.encode()
+    return bytes(message.data)[HEADER.size:]
+
+
+def _with(fixed: int, address: IPv6Address, sample: bytes) -> bytes:
+    """The sample about another address; it is the first attribute, behind the fixed part."""
+    at = fixed + ATTRIBUTE
+    return sample[:at] + address.packed + sample[at + 16:]
 
 
 def _words(one: Address) -> str:
@@ -257,16 +271,20 @@ def answer(rtnl: Rtnl, command: str, entries: Iterable[Neighbour]) -> list[Pdrea
     """Add ("add") or remove ("del") proxy entries. Returns what failed."""
     kind, flags, fine = {"add": (RTM_NEWNEIGH, batch.REPLACE, ()),
                          "del": (RTM_DELNEIGH, 0, batch.GONE)}[command]
-    index = functools.cache(rtnl.index)
-    requests = []
-    for one in entries:
+
+    @cache
+    def sample(interface: str) -> bytes:
         message = NeighbourMessage()
         message["family"], message["flags"] = socket.AF_INET6, NTF_PROXY
-        message["ifindex"] = index(one.interface)
-        message["attrs"] = [("NDA_DST", str(one.address))]
-        doing = f"{command} the proxy entry {one.address} on {one.interface}"
-        requests.append(batch.Request(message, kind, flags, doing, fine))
-    return batch.make(requests)
+        message["ifindex"] = rtnl.index(interface)
+        message["attrs"] = [("NDA_DST", "::")]
+        message.encode()
+        return bytes(message.data)[HEADER.size:]
+
+    return batch.make([
+        batch.Request(kind, flags, _with(NDMSG.size, one.address, sample(one.interface)), one, fine)
+        for one in entries],
+        lambda one: f"{command} the proxy entry {one.address} on {one.interface}")
 
 
 def _names(rtnl: Rtnl) -> dict[int, str]:

@@ -1,6 +1,7 @@
 """(configuration, state, what is there, now) -> Layout. Pure."""
 
 from collections.abc import Container, Iterable, Iterator, Mapping
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from ..model import (
@@ -123,10 +124,11 @@ def _own(tunnel: Tunnel) -> Iterator[Address]:
 def _on_link(addresses: Iterable[Address], up: Container[str]) -> Iterator[Route]:
     """What is on the link of each address: the kernel is told not to add it, and takes no route by
     a link that is down."""
-    for one in addresses:
-        if one.length < 128 and one.interface in up:
-            network = IPv6Network((one.address, one.length), strict=False)
-            yield Route(network, "unicast", MAIN_TABLE, ON_LINK_METRIC, one.interface)
+    links = {(one.interface, int(one.address) >> 128 - one.length, one.length)
+             for one in addresses if one.length < 128 and one.interface in up}
+    for interface, bits, length in sorted(links):
+        network = IPv6Network((bits << 128 - length, length))
+        yield Route(network, "unicast", MAIN_TABLE, ON_LINK_METRIC, interface)
 
 
 def _tunnel_routes(plans: Plans, traces: Traces, there: set[str]) -> Iterator[Route]:
@@ -159,9 +161,13 @@ def _live(config: Config, name: str, state: State, now: int) -> list[Prefix]:
                   key=lambda one: one.superseded_at is not None)
 
 
+_slice = lru_cache(slice_of)
+"""A thousand rows may be about few slices."""
+
+
 def _part(prefix: Prefix, length: int, subnet: int) -> IPv6Network | None:
     """The slice, but not one that is the uplink's own (RFC 6603)."""
-    found = slice_of(prefix.network, max(length, prefix.network.prefixlen), subnet)
+    found = _slice(prefix.network, max(length, prefix.network.prefixlen), subnet)
     if found is None or (prefix.excluded is not None and found.overlaps(prefix.excluded)):
         return None
     return found
