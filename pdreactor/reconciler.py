@@ -578,7 +578,7 @@ def look(config: Config) -> "View":
     wanted = wanted._replace(problems=problems + _further_problems(steered, problems))
     said = (*firewall.notes, *notes(config), *(laying.notes if laying else ()))
     return View(known, wanted, translated, reachable, tuple(pending), damage, said, steered,
-                _counters(config, wanted))
+                _counters(config, wanted), laying.document(int(time.time())) if laying else {})
 
 
 def _counters(config: Config, wanted: Desired) -> dict[str, Any]:

@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from ipaddress import IPv6Network
+from typing import Any
 
 from ..errors import PdreactorError, StateError
 from ..kernel import rtlink
 from ..kernel.rtnl import Rtnl
 from ..model import ONLINK, SIXRD, SIXTOFOUR, Config, Problem, State
-from . import laying, sources
+from . import laying, shown, sources
 from .draft import layout
 from .model import Address, Layout, Plans, Shown, Traces
 
@@ -33,26 +34,26 @@ def learned(known: State, config: Config, now: int) -> State:
         return known
     with Rtnl() as rtnl:
         observed = laying.observe(rtnl)
-        shown = rtlink.advertised(rtnl)
+        advertised = rtlink.advertised(rtnl)
     placed = set(known.traces.placed if known.traces else ())
     theirs = [one for one, number, _ in observed.addresses if number != config.protocol
               and (one.interface, f"{one.address}/{one.length}") not in placed]
-    return sources.learn(known, config, observed.seen, _on_link(theirs, shown), now)
+    return sources.learn(known, config, observed.seen, _on_link(theirs, advertised), now)
 
 
-def _on_link(theirs: list[Address], shown: list[Address]) -> dict[str, Shown]:
+def _on_link(theirs: list[Address], told: list[Address]) -> dict[str, Shown]:
     """What is on each link of /64s, each once, with its longest lifetimes: those that were
     advertised, else those of addresses with a lifetime, else those of other addresses."""
-    advertised, lasting, written = _by_link(shown), *(
+    advertised, lasting, written = _by_link(told), *(
         _by_link(one for one in theirs if (one.valid_until is None) == forever)
         for forever in (False, True))
     found = {}
     for interface in (*advertised, *lasting, *written):
-        told = advertised.get(interface) or lasting.get(interface)
+        firm = advertised.get(interface) or lasting.get(interface)
         known = lasting.get(interface, {})  # the preferred lifetime only an address has
-        among = told or written[interface]
+        among = firm or written[interface]
         found[interface] = Shown(tuple(known.get(net, one) for net, one in sorted(among.items())),
-                                 bool(told))
+                                 bool(firm))
     return found
 
 
@@ -98,6 +99,12 @@ class Laying:
     def words(self) -> list[str]:
         """The change for people."""
         return laying.words(self.change)
+
+    def document(self, now: int) -> dict[str, Any]:
+        """What ``status`` shows of it."""
+        there = {(one.interface, one.address): one for one, *_ in self._observed.addresses}
+        return shown.document(self.layout, self._observed.links, there,
+                              set(self._observed.neighbours), now)
 
     def links(self, update: Update) -> None:
         """First of all. What is put into the kernel is noted before."""

@@ -311,6 +311,8 @@ def test_a_split_64(lab: Lab, router: Router) -> None:
     router.set("2001:db8:4000::/64")
     assert list(addresses(router)) == ["2001:db8:4000:0:2000::1/67"]
     assert list(addresses(router, "lan1")) == ["2001:db8:4000:0:e000::abc/67"]
+    said = router.pd("status").stdout
+    assert "address 2001:db8:4000:0:2000::1/67 on lan0, in place, valid for 16 min" in said
     one = host(router, "a", "2001:db8:4000:0:2000::2/67")
     other = host(router, "b", "2001:db8:4000:0:e000::2/67")
     assert reaches(lab, "isp", one) and reaches(lab, "isp", other)

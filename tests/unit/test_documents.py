@@ -27,6 +27,8 @@ from pdreactor.config import KNOWN, parse
 from pdreactor.desired import desired
 from pdreactor.doctor import Finding
 from pdreactor.events import MAX_BLOCK, MAX_PREFIXES
+from pdreactor.layout.model import Address, Layout, Link, Neighbour
+from pdreactor.layout.shown import document as layout_document
 from pdreactor.nat import gate, netmap, stateless
 from pdreactor.nat.nftables import render
 from pdreactor.reasons import REASONS
@@ -96,13 +98,21 @@ def keys(document: Any) -> Iterator[str]:
             yield from keys(value)
 
 
+def shown() -> dict[str, Any]:
+    """One of each of the layout."""
+    address = IPv6Network("2001:db8::1/128").network_address
+    wanted = Layout((Link("sit1", "sit"),), (Address("lan0", address, 64),), (),
+                    (Neighbour("wan0", address),), slices=(("wan vif* 0/64", "vif1", 0),))
+    return layout_document(wanted, {}, {}, (), NOW)
+
+
 def test_each_key_of_the_status_document_is_described() -> None:
     known = after(reply(*told(P1), reason="BOUND6"), reply(*told(P2)))
     known = transition.after_refusal(known, "wan", "RENEW6", "no", CONFIG, NOW)
     known = transition.after_refusal(known, "wan", "RENEW6", "no", CONFIG, NOW)
     view = report.View(known, desired(CONFIG, known, {}, NOW),
                        {"outbound": frozenset(), "inbound": frozenset()}, {}, ("add it",),
-                       "damaged", ("a note",))
+                       "damaged", ("a note",), layout=shown())
     document = report.status(CONFIG, view, NOW)
     assert document["translations"][0]["uplinks"][0]["inbound_only"]
     assert document["problems"] and document["uplinks"][0]["refusal"]
