@@ -27,6 +27,7 @@ from pdreactor.config import KNOWN, parse
 from pdreactor.desired import desired
 from pdreactor.doctor import Finding
 from pdreactor.events import MAX_BLOCK, MAX_PREFIXES
+from pdreactor.layout.keys import KNOWN as LAYOUT
 from pdreactor.layout.model import Address, Layout, Link, Neighbour
 from pdreactor.layout.shown import document as layout_document
 from pdreactor.nat import gate, netmap, stateless
@@ -215,15 +216,18 @@ def test_each_key_of_the_configuration_is_described(table: str) -> None:
 
 def test_the_described_keys_exist() -> None:
     described = set(re.findall(r"(?m)^\.It Ic (\w+)", MAN5))
-    assert described == {key for table in KNOWN.values() for key in table}
+    layout = [keys for name, keys in LAYOUT.items() if f".Ss [{name}]" in MAN5
+              or f".Ss [[{name}]]" in MAN5]
+    assert described == {key for table in (*KNOWN.values(), *layout) for key in table}
 
 
 def test_the_example_configuration_has_no_mistakes_with_and_without_its_comments() -> None:
     text = (ROOT / "contrib/pdreactor.toml.example").read_text()
     assert len(parse(text, "example").translations) == 1
-    full = re.sub(r"(?m)^#(?=\w+ = |\[)", "", text).replace('prefix = "2001', '#prefix = "2001')
+    other = r"(?m)^(?=prefix = \"2001|source = )"  # in the place of DHCPv6
+    full = re.sub(other, "#", re.sub(r"(?m)^#(?=\w+ = |\[)", "", text))
     assert len(parse(full, "example").translations) == 2
-    assert parse(full, "example").on_change
+    assert parse(full, "example").on_change and parse(full, "example").plans
 
 
 @pytest.mark.parametrize("document", [README, MOVING], ids=["README", "from-shell-script"])
