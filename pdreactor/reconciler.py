@@ -17,6 +17,7 @@ from .desired import desired
 from .errors import BackendMissing, PdreactorError, PermissionDenied, Refused, StateError
 from .kernel.link import links, on_link
 from .model import (
+    DELEGATED,
     ONLINK,
     SIXRD,
     SIXTOFOUR,
@@ -85,7 +86,7 @@ def heard(config: Config, variables: events.Variables, commands: "Commands | Non
             one.table is None and one.source != ONLINK for one in uplinks):
         return
     for uplink in uplinks:
-        if uplink.prefix is None:
+        if uplink.prefix is None and uplink.source == DELEGATED:
             try:
                 parse = partial(events.event_for, variables, uplink)
                 refused = _learn(config, uplink, reason, parse, held) or refused
@@ -418,6 +419,7 @@ def _reconcile_routes(work: _Work) -> list[str]:
         if work.laying:
             work.laying.rest(rtnl, partial(update, work.config))
             work.failed += work.laying.failed
+            work.failed += [work.laying.unsaved] if work.laying.unsaved else []
     work.problems += _further_problems(wanted, work.problems)
     change = partial(transition.after_steering, steering=wanted, config=work.config,
                      now=int(time.time()))
@@ -578,7 +580,7 @@ def look(config: Config) -> "View":
     wanted = wanted._replace(problems=problems + _further_problems(steered, problems))
     said = (*firewall.notes, *notes(config), *(laying.notes if laying else ()))
     return View(known, wanted, translated, reachable, tuple(pending), damage, said, steered,
-                _counters(config, wanted))
+                _counters(config, wanted), laying.document(int(time.time())) if laying else {})
 
 
 def _counters(config: Config, wanted: Desired) -> dict[str, Any]:
@@ -641,7 +643,7 @@ def _flush_layout(config: Config) -> None:
         return
     from .layout.steps import flush
 
-    flush(known, partial(update, config))
+    flush(config, known, partial(update, config))
 
 
 def _flush_routes(config: Config) -> None:

@@ -263,7 +263,7 @@ def _interest(config: Config) -> notices.Interest:
     return notices.Interest(
         frozenset(uplink.interface for uplink in config.uplinks), config.protocol,
         frozenset(tables | {config.priority}),
-        nat.tables(config)[0])
+        nat.tables(config)[0], config.plans is not None)
 
 
 class _Signals:

@@ -11,8 +11,10 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-LINK_GROUPS = 1 << 0 | 1 << 8 | 1 << 10 | 1 << 18
-"""RTNLGRP_LINK, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV6_RULE."""
+from .netlink import attributes
+
+LINK_GROUPS = 1 << 0 | 1 << 4 | 1 << 8 | 1 << 10 | 1 << 18
+"""RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV6_RULE."""
 NFT_GROUP = 1 << 6
 """NFNLGRP_NFTABLES."""
 NETLINK_NETFILTER = 12
@@ -45,6 +47,7 @@ class Interest(NamedTuple):
     protocol: int  # of our routes and rules
     tables: frozenset[int]  # where we have routes
     nftables: frozenset[str]  # names of the tables of family ip6 where we have rules
+    everywhere: bool = False  # all links, and IPv4 addresses: for what is beside the translation
 
 
 class News(NamedTuple):
@@ -87,21 +90,27 @@ class Notices:
         if kind in (RTM_NEWLINK, RTM_DELLINK):
             return News(link=self._link(kind, payload))
         if kind in (RTM_NEWADDR, RTM_DELADDR):
-            return News(link=_name(struct.unpack_from("=I", payload, 4)[0])
-                        in (*self.interest.interfaces, ""))
+            return News(link=self._address(payload))
         if kind in (RTM_NEWROUTE, RTM_DELROUTE):
             return self._one_route(payload)
         return News(rules=kind in (RTM_NEWRULE, RTM_DELRULE))
 
+    def _address(self, payload: bytes) -> bool:
+        if self.interest.everywhere:
+            return True
+        return payload[0] == socket.AF_INET6 and (
+            _name(struct.unpack_from("=I", payload, 4)[0]) in (*self.interest.interfaces, ""))
+
     def _link(self, kind: int, payload: bytes) -> bool:
         """Whether an interface of ours came, went, or has another state than the last time."""
         index, flags = struct.unpack_from("=iI", payload, 4)
-        name = _text(dict(_attributes(payload, 16)).get(IFLA_IFNAME, b""))
+        name = _text(dict(attributes(payload, 16)).get(IFLA_IFNAME, b""))
         before = self._links.pop(index, ("", -1))
         now = ("", -1)
         if kind == RTM_NEWLINK:
             now = self._links[index] = name, flags & (IFF_UP | IFF_RUNNING)
-        return before != now and bool({before[0], name} & self.interest.interfaces)
+        return before != now and (self.interest.everywhere
+                                  or bool({before[0], name} & self.interest.interfaces))
 
     def _one_route(self, payload: bytes) -> News:
         length, table, protocol, kind = struct.unpack_from("=BxxBBxB", payload, 1)
@@ -118,11 +127,11 @@ class Notices:
         subsystem, message = divmod(kind, 256)
         if subsystem != NFNL_SUBSYS_NFTABLES:
             return News()
-        attributes = dict(_attributes(payload, 4))
+        known = dict(attributes(payload, 4))
         if message == NFT_MSG_NEWGEN:
-            return News(by=_process(attributes))
+            return News(by=_process(known))
         return News(rules=payload[0] == socket.AF_INET6
-                    and _text(attributes.get(NFTA_TABLE, b"")) in self.interest.nftables)
+                    and _text(known.get(NFTA_TABLE, b"")) in self.interest.nftables)
 
 
 def _listen(protocol: int, groups: int) -> socket.socket:
@@ -161,20 +170,10 @@ def _split(data: bytes) -> Iterator[tuple[int, bytes]]:
         at += (length + 3) & ~3
 
 
-def _attributes(payload: bytes, at: int) -> Iterator[tuple[int, bytes]]:
-    """(type, value) of each attribute (struct nlattr) from there on."""
-    while at + 4 <= len(payload):
-        length, kind = struct.unpack_from("=HH", payload, at)
-        if length < 4:
-            return
-        yield kind & 0x3FFF, payload[at + 4:at + length]
-        at += (length + 3) & ~3
-
-
-def _process(attributes: dict[int, bytes]) -> str:
+def _process(known: dict[int, bytes]) -> str:
     """Who made a transaction of nftables; nothing when it was this process."""
-    number = int.from_bytes(attributes.get(NFTA_GEN_PROC_PID, b""), "big")
-    name = _text(attributes.get(NFTA_GEN_PROC_NAME, b""))
+    number = int.from_bytes(known.get(NFTA_GEN_PROC_PID, b""), "big")
+    name = _text(known.get(NFTA_GEN_PROC_NAME, b""))
     return f"{name} (process {number})" if number and number != os.getpid() else ""
 
 

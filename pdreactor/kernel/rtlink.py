@@ -2,13 +2,19 @@
 routes and rules; takes its open socket."""
 
 import socket
+import struct
+import sys
 import time
 from collections.abc import Iterable
+from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
-from ..layout.model import Address, Link, Neighbour, SeenLink
-from .rtnl import Rtnl
+from ..errors import PdreactorError
+from ..layout.model import Address, Link, Neighbour, SeenAddress, SeenLink
+from . import batch
+from .netlink import HEADER, attributes, dumped
+from .rtnl import GETROUTE, ROUTE, AddressMessage, NeighbourMessage, Rtnl
 
 ALIAS = "pdreactor"
 """IFLA_IFALIAS of the links that we made: no other is changed or deleted."""
@@ -17,6 +23,8 @@ IFF_UP = 0x1
 FOREVER = 0xFFFFFFFF
 ANY = IPv4Address(0)
 IPPROTO_IPV6 = 41
+RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
+RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 NOPREFIXROUTE = 0x200
 """IFA_FLAGS: else the kernel adds a route that outlives the address when that has a lifetime
 (addrconf.c ipv6_del_addr); routes on the link are ours."""
@@ -32,8 +40,15 @@ def links(rtnl: Rtnl) -> dict[str, SeenLink]:
         name = message.get_attr("IFLA_IFNAME")
         found[name] = SeenLink(_link(name, message), message.get_attr("IFLA_IFALIAS") == ALIAS,
                                bool(message["flags"] & IFF_UP),
-                               _octets(message.get_attr("IFLA_ADDRESS")))
+                               _octets(message.get_attr("IFLA_ADDRESS")), _is_port(message))
     return found
+
+
+def _is_port(message: Any) -> bool:
+    """Of a bridge, a bond and the like; a member of a VRF has addresses of its own."""
+    info = message.get_attr("IFLA_LINKINFO")
+    kind = info.get_attr("IFLA_INFO_SLAVE_KIND") if info else None
+    return bool(message.get_attr("IFLA_MASTER")) and kind != "vrf"
 
 
 def _octets(text: str | None) -> bytes:
@@ -126,42 +141,59 @@ def ipv4(rtnl: Rtnl) -> dict[str, tuple[IPv4Address, ...]]:
     return {name: tuple(among) for name, among in found.items()}
 
 
-def addresses(rtnl: Rtnl) -> list[Address]:
+IFADDR, NDMSG = struct.Struct("=BBBBI"), struct.Struct("=BxxxiHBB")
+"""linux/if_addr.h struct ifaddrmsg, linux/neighbour.h struct ndmsg."""
+LIFETIMES = struct.Struct("=II")
+"""Preferred, valid: the beginning of linux/if_addr.h struct ifa_cacheinfo."""
+IFA_ADDRESS, IFA_LOCAL, IFA_CACHEINFO, IFA_FLAGS, IFA_PROTO, NDA_DST = 1, 2, 6, 8, 11, 1
+PROTO = struct.Struct("=HHB3x")
+"""The attribute IFA_PROTO: Linux 5.18; older kernels ignore it, and so does pyroute2 0.7.2."""
+ATTRIBUTE = 4
+"""The size of the head of an attribute (struct nlattr)."""
+DADFAILED = 0x08
+
+
+def addresses(rtnl: Rtnl) -> list[SeenAddress]:
     """All global IPv6 addresses; lifetimes as points in time."""
     names, now = _names(rtnl), int(time.time())
     found = []
-    for message in rtnl.connection.dump(
-            lambda ip: ip.get_addr(family=socket.AF_INET6), "read the addresses"):
-        address = IPv6Address(message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS"))
-        name = names.get(message["index"])
+    request = IFADDR.pack(socket.AF_INET6, 0, 0, 0, 0)
+    for message in dumped(RTM_GETADDR, request, "read the addresses"):
+        _, length, _, _, index = IFADDR.unpack_from(message)
+        known = dict(attributes(message, IFADDR.size))
+        address = IPv6Address(known.get(IFA_LOCAL) or known[IFA_ADDRESS])
+        name = names.get(index)
         if name is None or address.is_link_local or address.is_loopback:
             continue
-        life = message.get_attr("IFA_CACHEINFO") or {}
-        preferred, valid = (_until(life.get(key, FOREVER), now)
-                            for key in ("ifa_preferred", "ifa_valid"))
-        found.append(Address(name, address, message["prefixlen"], preferred, valid))
+        preferred, valid = LIFETIMES.unpack_from(known[IFA_CACHEINFO])
+        flags = int.from_bytes(known.get(IFA_FLAGS, b""), sys.byteorder)
+        one = Address(name, address, length, _until(preferred, now), _until(valid, now))
+        found.append(SeenAddress(one, known.get(IFA_PROTO, b"\0")[0], bool(flags & DADFAILED)))
     return found
 
 
 TICKS = 100
 """USER_HZ, in which the kernel tells how long a route lasts (linux/rtnetlink.h rta_cacheinfo)."""
-KERNEL = 2
-"""rtm_protocol of what the kernel adds by itself: RTPROT_KERNEL."""
+RTA_DST, RTA_OIF, RTA_CACHEINFO = 1, 4, 12
+EXPIRES = struct.Struct("=8xi")
+"""rta_expires, of linux/rtnetlink.h struct rta_cacheinfo."""
+RTM_F_PREFIX = 0x800
+"""Only routes for prefixes that were advertised (net/ipv6/route.c rt6_dump_route)."""
 
 
 def advertised(rtnl: Rtnl) -> list[Address]:
     """The prefixes of length 64 that router advertisements show on each link: the first address of
-    each, with the lifetime. The kernel has a route for it, which ends (net/ipv6/addrconf.c)."""
+    each, with the valid lifetime for both: the preferred one only an address has."""
     names, now = _names(rtnl), int(time.time())
     found = []
-    for message in rtnl.connection.dump(
-            lambda ip: ip.get_routes(family=socket.AF_INET6), "read the routes"):
-        life = message.get_attr("RTA_CACHEINFO") or {}
-        left = life.get("rta_expires", 0) // TICKS
-        name = names.get(message.get_attr("RTA_OIF") or 0)
-        if message["dst_len"] == 64 and message["proto"] == KERNEL and left > 0 and name:
-            address = IPv6Address(message.get_attr("RTA_DST"))
-            found.append(Address(name, address, 64, now + left, now + left))
+    request = ROUTE.pack(socket.AF_INET6, *[0] * 7, RTM_F_PREFIX)
+    for message in dumped(GETROUTE, request, "read the routes"):
+        known = dict(attributes(message, ROUTE.size))
+        name = names.get(int.from_bytes(known.get(RTA_OIF, b""), sys.byteorder))
+        if message[1] == 64 and name and RTA_DST in known:
+            ticks = EXPIRES.unpack_from(known.get(RTA_CACHEINFO, bytes(EXPIRES.size)))[0]
+            until = now + max(ticks, 0) // TICKS if ticks else None
+            found.append(Address(name, IPv6Address(known[RTA_DST]), 64, until, until))
     return found
 
 
@@ -169,27 +201,46 @@ def _until(seconds: int, now: int) -> int | None:
     return None if seconds == FOREVER else now + seconds
 
 
-def put(rtnl: Rtnl, addresses: Iterable[Address]) -> None:
-    """Add addresses, or give those that are there other lifetimes."""
-    now = int(time.time())
-    for one in addresses:
-        life = {"preferred": _left(one.preferred_until, now),
-                "valid": max(1, _left(one.valid_until, now))}
-        request = {
-            "index": rtnl.index(one.interface), "address": str(one.address),
-            "prefixlen": one.length, "family": socket.AF_INET6, "IFA_FLAGS": NOPREFIXROUTE,
-            **life, "cacheinfo": life,  # 0.7.2 looks into this only, 0.9 into those
-        }  # fmt: skip
-        rtnl.do("addr", "replace", request, _words(one))
+def put(rtnl: Rtnl, addresses: Iterable[Address], protocol: int) -> list[PdreactorError]:
+    """Add addresses, or give those that are there other lifetimes. Returns what failed."""
+    now, index = int(time.time()), cache(rtnl.index)
+
+    @cache
+    def sample(interface: str, length: int, preferred: int | None, valid: int | None) -> bytes:
+        life = {"ifa_preferred": _left(preferred, now), "ifa_valid": max(1, _left(valid, now))}
+        further = [("IFA_FLAGS", NOPREFIXROUTE), ("IFA_CACHEINFO", life)]
+        return _sample(index(interface), length, further) + PROTO.pack(5, IFA_PROTO, protocol)
+
+    return batch.make([
+        batch.Request(RTM_NEWADDR, batch.REPLACE, _with(IFADDR.size, one.address, sample(
+            one.interface, one.length, one.preferred_until, one.valid_until)), one)
+        for one in addresses], lambda one: f"put the {_words(one)}")
 
 
-def take(rtnl: Rtnl, addresses: Iterable[Address]) -> None:
-    """Remove addresses; one that has gone is fine."""
-    for one in addresses:
-        if index := rtnl.index(one.interface):
-            request = {"index": index, "address": str(one.address), "prefixlen": one.length,
-                       "family": socket.AF_INET6}
-            rtnl.do("addr", "del", request, _words(one))
+def take(rtnl: Rtnl, addresses: Iterable[Address]) -> list[PdreactorError]:
+    """Remove addresses; one that has gone is fine. Returns what failed."""
+    index = cache(rtnl.index)
+    sample = cache(lambda interface, length: _sample(index(interface), length, []))
+    return batch.make([
+        batch.Request(RTM_DELADDR, 0, _with(IFADDR.size, one.address,
+                                            sample(one.interface, one.length)), one, batch.GONE)
+        for one in addresses], lambda one: f"remove the {_words(one)}")
+
+
+def _sample(index: int, length: int, further: list[tuple[str, Any]]) -> bytes:
+    """A request about some address of that interface, as pyroute2 encodes it, without the
+    header. Thousands differ in the address only."""
+    message = AddressMessage()
+    message["family"], message["prefixlen"], message["index"] = socket.AF_INET6, length, index
+    message["attrs"] = [("IFA_ADDRESS", "::"), *further]
+    message.encode()
+    return bytes(message.data)[HEADER.size:]
+
+
+def _with(fixed: int, address: IPv6Address, sample: bytes) -> bytes:
+    """The sample about another address; it is the first attribute, behind the fixed part."""
+    at = fixed + ATTRIBUTE
+    return sample[:at] + address.packed + sample[at + 16:]
 
 
 def _words(one: Address) -> str:
@@ -206,26 +257,34 @@ def _left(until: int | None, now: int) -> int:
 def neighbours(rtnl: Rtnl) -> list[Neighbour]:
     """All proxy entries."""
     names = _names(rtnl)
-
-    def every(_message: Any) -> bool:
-        return True
-
-    # With a filter of ours pyroute2 hands the flags on to the kernel, which has these entries
-    # apart; 0.9 calls it dump_filter, 0.7 match.
-    dump = rtnl.connection.dump(lambda ip: ip.neigh("dump", family=socket.AF_INET6, flags=NTF_PROXY,
-                                        match=every, dump_filter=every), "read the proxy entries")
-    return [Neighbour(names[m["ifindex"]], IPv6Address(m.get_attr("NDA_DST"))) for m in dump
-            if m["ifindex"] in names and m["flags"] & NTF_PROXY and m.get_attr("NDA_DST")]
+    request = NDMSG.pack(socket.AF_INET6, 0, 0, NTF_PROXY, 0)
+    found = []
+    for message in dumped(RTM_GETNEIGH, request, "read the proxy entries"):
+        _, index, _, flags, _ = NDMSG.unpack_from(message)
+        known = dict(attributes(message, NDMSG.size))
+        if index in names and flags & NTF_PROXY and len(known.get(NDA_DST, b"")) == 16:
+            found.append(Neighbour(names[index], IPv6Address(known[NDA_DST])))
+    return found
 
 
-def answer(rtnl: Rtnl, command: str, entries: Iterable[Neighbour]) -> None:
-    """Add ("add") or remove ("del") proxy entries."""
-    for one in entries:
-        if index := rtnl.index(one.interface):
-            request = {"family": socket.AF_INET6, "flags": NTF_PROXY, "ifindex": index,
-                       "dst": str(one.address)}
-            rtnl.do("neigh", command, request, f"proxy entry {one.address} on "
-                                                     f"{one.interface}")
+def answer(rtnl: Rtnl, command: str, entries: Iterable[Neighbour]) -> list[PdreactorError]:
+    """Add ("add") or remove ("del") proxy entries. Returns what failed."""
+    kind, flags, fine = {"add": (RTM_NEWNEIGH, batch.REPLACE, ()),
+                         "del": (RTM_DELNEIGH, 0, batch.GONE)}[command]
+
+    @cache
+    def sample(interface: str) -> bytes:
+        message = NeighbourMessage()
+        message["family"], message["flags"] = socket.AF_INET6, NTF_PROXY
+        message["ifindex"] = rtnl.index(interface)
+        message["attrs"] = [("NDA_DST", "::")]
+        message.encode()
+        return bytes(message.data)[HEADER.size:]
+
+    return batch.make([
+        batch.Request(kind, flags, _with(NDMSG.size, one.address, sample(one.interface)), one, fine)
+        for one in entries],
+        lambda one: f"{command} the proxy entry {one.address} on {one.interface}")
 
 
 def _names(rtnl: Rtnl) -> dict[int, str]:

@@ -1,7 +1,6 @@
 """Routes and rules through pyroute2: rtnetlink(7). Imported only where a pass needs it (100 ms)."""
 
 import errno
-import os
 import socket
 import struct
 from collections.abc import Callable, Collection, Container, Iterable, Iterator
@@ -9,13 +8,16 @@ from ipaddress import IPv6Address, IPv6Network
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from ..errors import BackendMissing, KernelBusy, KernelError, PermissionDenied
+from ..errors import BackendMissing, KernelError, PermissionDenied
 from ..model import Route, Rule
+from . import netlink
 from .retry import persistently
 
 try:
     from pyroute2 import IPRoute
     from pyroute2.netlink.exceptions import NetlinkError
+    from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+    from pyroute2.netlink.rtnl.ndmsg import ndmsg
     from pyroute2.netlink.rtnl.rtmsg import rtmsg
 except ImportError as exc:
     raise BackendMissing(
@@ -23,12 +25,13 @@ except ImportError as exc:
         f"python-pyroute2 on Arch, py3-pyroute2 on Alpine"
     ) from exc
 
+AddressMessage, NeighbourMessage = ifaddrmsg, ndmsg
+"""For rtlink.py."""
 TYPES = {"unicast": 1, "local": 2, "anycast": 4, "blackhole": 6, "unreachable": 7, "prohibit": 8}
 """rtm_type, as in linux/rtnetlink.h."""
 NAMES = {number: name for name, number in TYPES.items()}
 LOCAL_TABLE = 255
 REJECTING = ("blackhole", "unreachable", "prohibit")
-BUSY = (errno.EBUSY, errno.EAGAIN, errno.ENOBUFS, errno.EINTR, errno.ENOMEM)
 
 
 DEFAULT = IPv6Network("::/0")
@@ -215,10 +218,9 @@ class Connection:
         return found
 
 
-HEADER, ROUTE, DONE = struct.Struct("=IHHII"), struct.Struct("=BBBBBBBBI"), struct.Struct("=i")
-"""linux/netlink.h struct nlmsghdr; linux/rtnetlink.h struct rtmsg; the answer of an end."""
-GETROUTE, REQUEST_DUMP, INTERRUPTED = 26, 0x301, 0x10
-NLMSG_ERROR, NLMSG_DONE = 2, 3
+ROUTE = struct.Struct("=BBBBBBBBI")
+"""linux/rtnetlink.h struct rtmsg."""
+GETROUTE = 26
 
 
 def _route_messages(matters: Callable[[int, int, int], bool]) -> list[Any]:
@@ -226,34 +228,13 @@ def _route_messages(matters: Callable[[int, int, int], bool]) -> list[Any]:
     is told from the fixed part: a full table of the internet is read in a fraction of the time that
     pyroute2 takes to decode it, and of the memory."""
     found: list[Any] = []
-    try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as sock:
-            for message in _dumped_routes(sock):
-                _, length, _, _, _, protocol, _, kind, _ = ROUTE.unpack_from(message, HEADER.size)
-                if matters(length, protocol, kind):
-                    found.append(rtmsg(message))
-                    found[-1].decode()
-    except OSError as exc:
-        raise explained(exc, "read the routes") from exc
-    return found
-
-
-def _dumped_routes(sock: socket.socket) -> Iterator[bytes]:
     ask = ROUTE.pack(socket.AF_INET6, *[0] * 8)
-    sock.send(HEADER.pack(HEADER.size + len(ask), GETROUTE, REQUEST_DUMP, 0, 0) + ask)
-    while True:
-        data, position = sock.recv(1 << 16), 0
-        while position < len(data):
-            length, kind, flags, *_ = HEADER.unpack_from(data, position)
-            if flags & INTERRUPTED:
-                raise KernelBusy("cannot read the routes: they change meanwhile")
-            if kind in (NLMSG_ERROR, NLMSG_DONE):
-                (code,) = DONE.unpack_from(data, position + HEADER.size)
-                if code:
-                    raise OSError(-code, os.strerror(-code))
-                return
-            yield data[position : position + length]
-            position += (length + 3) & ~3
+    for message in netlink.dump(GETROUTE, ask, "read the routes"):
+        _, length, _, _, _, protocol, _, kind, _ = ROUTE.unpack_from(message, netlink.HEADER.size)
+        if matters(length, protocol, kind):
+            found.append(rtmsg(message))
+            found[-1].decode()
+    return found
 
 
 def _network(address: str | None, length: int) -> IPv6Network | None:
@@ -287,9 +268,4 @@ def _number(exc: NetlinkError | OSError) -> int:
 
 def explained(exc: NetlinkError | OSError, doing: str) -> KernelError | PermissionDenied:
     """The error of ours that a netlink error is."""
-    number, reason = _number(exc), f"cannot {doing}: {exc.args[-1]}"
-    if number == errno.EPERM:
-        return PermissionDenied(f"{reason}; this needs root or CAP_NET_ADMIN")
-    if number == errno.EACCES:  # not of privileges: fib6_nh_init
-        return KernelError(f"{reason}; IPv6 is switched off on that interface (disable_ipv6)")
-    return KernelBusy(reason) if number < 0 or number in BUSY else KernelError(reason)
+    return netlink.explained(_number(exc), f"cannot {doing}: {exc.args[-1]}")

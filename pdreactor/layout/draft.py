@@ -1,7 +1,7 @@
 """(configuration, state, what is there, now) -> Layout. Pure."""
 
-from collections.abc import Iterable, Iterator
-from fnmatch import fnmatchcase
+from collections.abc import Container, Iterable, Iterator, Mapping
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from ..model import (
@@ -37,12 +37,15 @@ from .model import (
     Traces,
     Tunnel,
 )
+from .slices import Shares, name_of, share_out
 
 EVERYTHING = IPv6Network("::/0")
 SIXTOFOUR_PREFIX = IPv6Network("2002::/16")
 DEPRECATED = 0
 """A preferred lifetime that ended long ago."""
-Slices = tuple[tuple[str, str, int], ...]
+ON_LINK_METRIC = 255
+"""Not that of the kernel's own routes (256): where others have an address in the same prefix, each
+has its route."""
 
 
 def layout(config: Config, state: State, seen: Seen, now: int) -> Layout:
@@ -51,11 +54,13 @@ def layout(config: Config, state: State, seen: Seen, now: int) -> Layout:
     problems: list[Problem] = []
     links = [*_tunnels(plans, traces, seen, problems), *_dummies(plans)]
     there = {one.name for one in links}
-    slices: list[tuple[str, str, int]] = []
+    live = {one.name: _live(config, one.name, state, now) for one in config.uplinks}
+    shares = share_out(plans, config, seen.links, _room(live), traces.slices)
     addresses = [one for tunnel in plans.tunnels if tunnel.name in there for one in _own(tunnel)]
     for assign in plans.assigns:
-        addresses += _assigned(assign, plans, config, state, seen, traces, slices, problems, now)
-    routes = dict.fromkeys((*_on_link(addresses), *_onward(plans, config, state, seen, now),
+        addresses += _assigned(assign, live[assign.uplink], shares, seen, problems)
+    up = there | {name for name, one in seen.links.items() if one.up}
+    routes = dict.fromkeys((*_on_link(addresses, up), *_onward(plans, live, up, problems),
                             *_tunnel_routes(plans, traces, there)))
     return Layout(
         links=tuple(links),
@@ -64,8 +69,8 @@ def layout(config: Config, state: State, seen: Seen, now: int) -> Layout:
         neighbours=tuple(dict.fromkeys(_neighbours(plans, config, state, now))),
         ndppd=tuple(_ndppd(plans, config, state, now)),
         sysctls=tuple(dict(_sysctls(config, plans, seen)).items()),
-        slices=tuple(slices),
-        problems=tuple(problems),
+        slices=shares.rows,
+        problems=tuple(dict.fromkeys(problems)),
     )
 
 
@@ -116,12 +121,14 @@ def _own(tunnel: Tunnel) -> Iterator[Address]:
         yield Address(tunnel.name, one.ip, one.network.prefixlen)
 
 
-def _on_link(addresses: Iterable[Address]) -> Iterator[Route]:
-    """What is on the link of each address: the kernel is told not to add it."""
-    for one in addresses:
-        if one.length < 128:
-            network = IPv6Network((one.address, one.length), strict=False)
-            yield Route(network, "unicast", MAIN_TABLE, 256, one.interface)
+def _on_link(addresses: Iterable[Address], up: Container[str]) -> Iterator[Route]:
+    """What is on the link of each address: the kernel is told not to add it, and takes no route by
+    a link that is down."""
+    links = {(one.interface, int(one.address) >> 128 - one.length, one.length)
+             for one in addresses if one.length < 128 and one.interface in up}
+    for interface, bits, length in sorted(links):
+        network = IPv6Network((bits << 128 - length, length))
+        yield Route(network, "unicast", MAIN_TABLE, ON_LINK_METRIC, interface)
 
 
 def _tunnel_routes(plans: Plans, traces: Traces, there: set[str]) -> Iterator[Route]:
@@ -154,75 +161,49 @@ def _live(config: Config, name: str, state: State, now: int) -> list[Prefix]:
                   key=lambda one: one.superseded_at is not None)
 
 
+_slice = lru_cache(slice_of)
+"""A thousand rows may be about few slices."""
+
+
 def _part(prefix: Prefix, length: int, subnet: int) -> IPv6Network | None:
     """The slice, but not one that is the uplink's own (RFC 6603)."""
-    found = slice_of(prefix.network, max(length, prefix.network.prefixlen), subnet)
+    found = _slice(prefix.network, max(length, prefix.network.prefixlen), subnet)
     if found is None or (prefix.excluded is not None and found.overlaps(prefix.excluded)):
         return None
     return found
 
 
-def _assigned(assign: Assign, plans: Plans, config: Config, state: State, seen: Seen,
-              traces: Traces, slices: list[tuple[str, str, int]], problems: list[Problem],
-              now: int) -> Iterator[Address]:
-    names = [assign.interface]
+def _room(live: Mapping[str, list[Prefix]]) -> dict[str, int]:
+    """The length of the smallest current prefix of each uplink that has one."""
+    lengths = {name: [one.network.prefixlen for one in among if one.superseded_at is None]
+               for name, among in live.items()}
+    return {name: max(among) for name, among in lengths.items() if among}
+
+
+def _assigned(assign: Assign, prefixes: list[Prefix], shares: Shares, seen: Seen,
+              problems: list[Problem]) -> Iterator[Address]:
+    numbers = {assign.interface: assign.subnet}
     if assign.pattern:
-        names = sorted(name for name in seen.links if fnmatchcase(name, assign.interface))
-    numbers = _numbers(assign, names, traces, plans, config)
-    slices += [(assign.interface, name, number) for name, number in numbers.items()
-               if assign.pattern]
-    for name in names:
+        numbers = shares.numbers[name_of(assign)]
+    for name, number in numbers.items():
         if name not in seen.links and not assign.create:
             problems.append(Problem(assign.uplink, f"interface {name} is not there yet: no "
                                                    f"address on it"))
             continue
-        for prefix in _live(config, assign.uplink, state, now):
-            if address := _address(assign, name, prefix, numbers[name], seen):
+        if not assign.create and not seen.links[name].up:
+            problems.append(Problem(assign.uplink, f"interface {name} is down: nothing is routed "
+                                                   f"to it"))
+        for prefix in prefixes:
+            if address := _address(assign, name, prefix, number, seen):
                 yield address
             elif prefix.superseded_at is None:
-                problems.append(Problem(assign.uplink, _no_slice(prefix, assign, numbers[name])))
+                problems.append(Problem(assign.uplink, _no_address(assign, name, prefix, number)))
 
 
-def _no_slice(prefix: Prefix, assign: Assign, number: int) -> str:
-    return (f"{prefix.network} has no subnet {number} of length {assign.length} for "
-            f"{assign.interface}")
-
-
-def _numbers(assign: Assign, names: list[str], traces: Traces, plans: Plans,
-             config: Config) -> dict[str, int]:
-    """The slice of each interface: it keeps the one that it had, a new one takes the first that is
-    free."""
-    if not assign.pattern:
-        return dict.fromkeys(names, assign.subnet)
-    before = {name: number for pattern, name, number in traces.slices
-              if pattern == assign.interface and number >= assign.subnet and name in names}
-    used = {*before.values(), *_taken(assign, plans, config)}
-    numbers, following = {}, assign.subnet
-    for name in names:
-        if name not in before:
-            while following in used:
-                following += 1
-            used.add(following)
-        numbers[name] = before.get(name, following)
-    return numbers
-
-
-def _taken(assign: Assign, plans: Plans, config: Config) -> Iterator[int]:
-    """Slices of the same length that the configuration gives to others on this uplink."""
-    others = [(one.subnet, one.length) for one in plans.assigns
-              if one.uplink == assign.uplink and one is not assign and one.prefix_length != 128]
-    others += [(one.subnet, one.length) for one in plans.onward if one.uplink == assign.uplink]
-    others += [(one.subnet, one.internal.prefixlen) for one in config.translations
-               if assign.uplink in one.uplinks]
-    for subnet, length in others:
-        if length >= assign.length:
-            yield subnet >> length - assign.length
-        else:
-            first = subnet << assign.length - length
-            yield from range(first, first + min(1 << assign.length - length, MOST_TAKEN))
-
-
-MOST_TAKEN = 65_536
+def _no_address(assign: Assign, name: str, prefix: Prefix, number: int) -> str:
+    if _part(prefix, assign.length, number) is not None:
+        return f"interface {name} has no MAC address of six octets to make an EUI-64 of"
+    return f"{prefix.network} has no subnet {number} of length {assign.length} for {name}"
 
 
 def _address(assign: Assign, name: str, prefix: Prefix, subnet: int,
@@ -246,16 +227,20 @@ def eui64(mac: bytes) -> int:
     return int.from_bytes(octets, "big")
 
 
-def _onward(plans: Plans, config: Config, state: State, seen: Seen, now: int) -> Iterator[Route]:
+def _onward(plans: Plans, live: Mapping[str, list[Prefix]], up: Container[str],
+            problems: list[Problem]) -> Iterator[Route]:
     for one in plans.onward:
-        for prefix in _live(config, one.uplink, state, now):
+        if one.interface not in up:
+            problems.append(Problem(one.uplink, f"interface {one.interface} is not there yet or "
+                                                f"down: nothing is routed by it"))
+            continue
+        for prefix in live[one.uplink]:
             part = _part(prefix, one.length, one.subnet)
-            if part is not None and (one.interface in seen.links or _made(one.interface, plans)):
+            if part is not None:
                 yield Route(part, "unicast", MAIN_TABLE, one.metric, one.interface, one.via)
-
-
-def _made(name: str, plans: Plans) -> bool:
-    return any(name == tunnel.name for tunnel in plans.tunnels)
+            elif prefix.superseded_at is None:
+                problems.append(Problem(one.uplink, f"{prefix.network} has no subnet {one.subnet} "
+                                                    f"of length {one.length} to route on"))
 
 
 # ---- neighbours --------------------------------------------------------------------------------
@@ -316,12 +301,14 @@ def _ndppd(plans: Plans, config: Config, state: State,
 
 def _sysctls(config: Config, plans: Plans, seen: Seen) -> Iterator[tuple[str, str]]:
     """What all of it needs (Documentation/networking/ip-sysctl.rst), below net.ipv6."""
-    if config.translations or plans.onward or plans.assigns or plans.proxies or plans.tunnels:
-        yield "conf/all/forwarding", "1"
     for uplink in config.uplinks:
         interface = uplink.interface
         if uplink.source in (DELEGATED, ONLINK) and seen.accept_ra.get(interface) in ("1", "2"):
-            yield f"conf/{interface}/accept_ra", "2"  # with forwarding, 1 is as 0
+            # With forwarding, 1 is as 0. It comes first: who begins to forward forgets the routers
+            # that were learned on other interfaces (route.c rt6_purge_dflt_routers).
+            yield f"conf/{interface}/accept_ra", "2"
+    if config.translations or plans.onward or plans.assigns or plans.proxies or plans.tunnels:
+        yield "conf/all/forwarding", "1"
     for interface in dict.fromkeys(one.interface for one in _asked(plans, KERNEL)):
         if interface in seen.links:
             yield f"conf/{interface}/proxy_ndp", "1"

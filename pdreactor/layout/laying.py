@@ -1,13 +1,25 @@
-"""The layout in the kernel: observe, diff, apply. Links are known as ours by their alias, what else
-we put there by what the state remembers; nothing else is touched."""
+"""The layout in the kernel: observe, diff, apply. Links are known as ours by their alias, addresses
+by their protocol number or by what the state remembers, proxy entries and settings by the latter;
+nothing else is touched."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from ipaddress import IPv6Address
 from typing import Any, NamedTuple
 
 from ..errors import KernelError, PdreactorError
 from ..kernel import rtlink, sysctl
 from ..kernel.rtnl import Rtnl
-from .model import Address, Layout, Link, Neighbour, Seen, SeenLink, Traces
+from ..model import Problem
+from .model import (
+    Address,
+    Layout,
+    Link,
+    Neighbour,
+    Seen,
+    SeenAddress,
+    SeenLink,
+    Traces,
+)
 
 TOLERANCE = 5
 """Seconds by which the ends of lifetimes may differ: the kernel counts in its own way."""
@@ -17,7 +29,7 @@ class Observed(NamedTuple):
     """What the kernel has, whosever it is."""
 
     links: dict[str, SeenLink]
-    addresses: tuple[Address, ...]
+    addresses: tuple[SeenAddress, ...]
     neighbours: tuple[Neighbour, ...]
     seen: Seen
 
@@ -35,9 +47,10 @@ class Change(NamedTuple):
     sysctls: tuple[tuple[str, str], ...] = ()
     restore: tuple[tuple[str, str], ...] = ()
     strangers: tuple[str, ...] = ()  # names of links that we would make, and others have made
+    problems: tuple[Problem, ...] = ()  # what others have in our place
 
     def __bool__(self) -> bool:
-        return any(self[:-1])
+        return any(self[:-2])
 
 
 def observe(rtnl: Rtnl) -> Observed:
@@ -51,15 +64,17 @@ def observe(rtnl: Rtnl) -> Observed:
 # ---- diff --------------------------------------------------------------------------------------
 
 
-def plan(observed: Observed, layout: Layout, traces: Traces, *, manage: bool, now: int) -> Change:
-    """What it takes to get from what the kernel has to the layout."""
+def plan(observed: Observed, layout: Layout, traces: Traces, *, manage: bool, protocol: int,
+         now: int) -> Change:
+    """What it takes to get from what the kernel has to the layout. ``protocol`` is the number of
+    what is ours."""
     wanted = {link.name: link for link in layout.links}
     there = observed.links
     strangers = tuple(name for name in wanted if name in there and not there[name].ours)
     ours = {name for name, one in there.items() if one.ours}
     gone = tuple(sorted(ours - wanted.keys()))
     usable = (there.keys() | wanted.keys()) - set(gone)
-    put, take = _addresses(observed, layout, traces, usable, now)
+    put, take, problems = _addresses(observed, layout, traces, usable, protocol, now)
     answer, silence = _neighbours(observed, layout, traces, usable)
     sysctls, restore = _sysctls(layout, traces, manage)
     return Change(
@@ -74,6 +89,7 @@ def plan(observed: Observed, layout: Layout, traces: Traces, *, manage: bool, no
         sysctls=sysctls,
         restore=restore,
         strangers=strangers,
+        problems=problems,
     )
 
 
@@ -86,14 +102,43 @@ def _key(one: Address) -> tuple[str, str]:
     return one.interface, f"{one.address}/{one.length}"
 
 
-def _addresses(observed: Observed, layout: Layout, traces: Traces, usable: set[str],
-               now: int) -> tuple[tuple[Address, ...], tuple[Address, ...]]:
-    there = {_key(one): one for one in observed.addresses}
-    wanted = {_key(one): one for one in layout.addresses if one.interface in usable}
-    spare = [there[key] for key in traces.placed if key in there and key not in wanted]
-    put = [one for key, one in wanted.items()
-           if key not in there or not _lasts_as_long(there[key], one, now)]
-    return tuple(put), tuple(spare)
+Addresses = tuple[Address, ...]
+
+
+def _addresses(observed: Observed, layout: Layout, traces: Traces, usable: set[str], protocol: int,
+               now: int) -> tuple[Addresses, Addresses, tuple[Problem, ...]]:
+    """What to put and to take. One that others have in the same place stays as it is: an interface
+    has an address once, of whatever length."""
+    placed = set(traces.placed)
+    there = {(one.interface, one.address): one for one, *_ in observed.addresses}
+    ours = {where for (one, number, _), where in zip(observed.addresses, there, strict=True)
+            if number == protocol or _key(one) in placed}
+    wanted = {(one.interface, one.address): one for one in layout.addresses
+              if one.interface in usable}
+    put = [one for where, one in wanted.items() if where not in there or (
+        where in ours and not (_lasts_as_long(there[where], one, now)
+                               and there[where].length == one.length))]
+    take = [one for where, one in there.items() if where in ours and (
+        where not in wanted or wanted[where].length != one.length)]
+    return tuple(put), tuple(take), tuple(_address_problems(observed, wanted, ours))
+
+
+Where = tuple[str, IPv6Address]
+"""(interface, address): by that the kernel tells addresses apart."""
+
+
+def _address_problems(observed: Observed, wanted: dict[Where, Address],
+                      ours: set[Where]) -> Iterator[Problem]:
+    for one, _, failed in observed.addresses:
+        where = one.interface, one.address
+        if where not in wanted:
+            continue
+        if failed:
+            yield Problem(one.interface, f"address {one.address} is in use by another node on the "
+                                         f"link (duplicate address detection)")
+        elif where not in ours and one.length != wanted[where].length:
+            yield Problem(one.interface, f"address {one.address}/{one.length} is not ours, and "
+                                         f"length {wanted[where].length} is wanted: remove it")
 
 
 def _lasts_as_long(seen: Address, wanted: Address, now: int) -> bool:
@@ -101,10 +146,12 @@ def _lasts_as_long(seen: Address, wanted: Address, now: int) -> bool:
             and _near(seen.preferred_until, wanted.preferred_until, now))
 
 
-def _near(one: int | None, other: int | None, now: int) -> bool:
-    if one is None or other is None:
-        return one is other
-    return abs(max(one, now) - max(other, now)) <= TOLERANCE
+def _near(seen: int | None, wanted: int | None, now: int) -> bool:
+    """What is long over has to be over."""
+    if seen is None or wanted is None:
+        return seen is wanted
+    tolerance = TOLERANCE if wanted > now - TOLERANCE else 0
+    return abs(max(seen, now) - max(wanted, now)) <= tolerance
 
 
 def _neighbours(observed: Observed, layout: Layout, traces: Traces,
@@ -120,11 +167,15 @@ def _neighbours(observed: Observed, layout: Layout, traces: Traces,
 Settings = tuple[tuple[str, str], ...]
 
 
+OURS = {"forwarding": "1", "accept_ra": "2", "proxy_ndp": "1", "proxy_delay": "0"}
+"""What we set, by the last word of the key; see draft.py. Another value was set by others since."""
+
+
 def _sysctls(layout: Layout, traces: Traces, manage: bool) -> tuple[Settings, Settings]:
     wanted = dict(layout.sysctls) if manage else {}
     given = {key: value for key, value in wanted.items() if sysctl.get(key) not in (value, None)}
-    back = [(key, value) for key, value in traces.sysctls
-            if key not in wanted and sysctl.get(key) not in (value, None)]
+    back = [(key, value) for key, value in reversed(traces.sysctls) if key not in wanted
+            and value != sysctl.get(key) == OURS.get(key.rpartition("/")[2])]
     return tuple(given.items()), tuple(back)
 
 
@@ -146,18 +197,18 @@ def before(traces: Traces, change: Change) -> Traces:
     values = {key: sysctl.get(key) or "0" for key, _ in change.sysctls if key not in known}
     return traces._replace(
         placed=tuple(placed), proxied=tuple(dict.fromkeys((*traces.proxied, *entries))),
-        sysctls=tuple({**values, **known}.items()))
+        sysctls=tuple({**known, **values}.items()))
 
 
-def after(traces: Traces, layout: Layout, change: Change) -> Traces:
+def after(traces: Traces, layout: Layout, *, manage: bool) -> Traces:
     """What to remember once it is made."""
     wanted = {_key(one) for one in layout.addresses}
     entries = {(one.interface, str(one.address)) for one in layout.neighbours}
-    back = {key for key, _ in change.restore}
+    kept = dict(layout.sysctls) if manage else {}
     return traces._replace(
         placed=tuple(key for key in traces.placed if key in wanted),
         proxied=tuple(key for key in traces.proxied if key in entries),
-        sysctls=tuple(one for one in traces.sysctls if one[0] not in back),
+        sysctls=tuple(one for one in traces.sysctls if one[0] in kept),
         slices=layout.slices)
 
 
@@ -175,20 +226,32 @@ def lay_links(rtnl: Rtnl, change: Change, failed: Errors) -> None:
     _all(change.change, lambda link: rtlink.change(rtnl, link), failed)
 
 
-def lay_addresses(rtnl: Rtnl, change: Change, failed: Errors) -> None:
-    """New ones before old ones go. Routes that need them come after."""
-    for key, value in change.sysctls:
-        _all([(key, value)], lambda one: sysctl.set_(*one), failed)
-    _all(change.put, lambda one: rtlink.put(rtnl, [one]), failed)
-    _all(change.take, lambda one: rtlink.take(rtnl, [one]), failed)
+def lay_addresses(rtnl: Rtnl, change: Change, protocol: int, failed: Errors) -> None:
+    """New ones before old ones go, but for those that only get another length. Routes that need
+    them come after."""
+    _all(change.sysctls, lambda one: sysctl.set_(*one), failed)
+    again = {(one.interface, one.address) for one in change.put}
+    first = [one for one in change.take if (one.interface, one.address) in again]
+    rest = [one for one in change.take if (one.interface, one.address) not in again]
+    for refused in (rtlink.take(rtnl, first), rtlink.put(rtnl, change.put, protocol),
+                    rtlink.take(rtnl, rest)):
+        failed += _few(refused)
 
 
 def lay_rest(rtnl: Rtnl, change: Change, failed: Errors) -> None:
     """Neighbours; and links that nobody wants any more."""
-    _all(change.answer, lambda one: rtlink.answer(rtnl, "add", [one]), failed)
-    _all(change.silence, lambda one: rtlink.answer(rtnl, "del", [one]), failed)
+    failed += _few(rtlink.answer(rtnl, "add", change.answer))
+    failed += _few(rtlink.answer(rtnl, "del", change.silence))
     _all(change.delete, lambda name: rtlink.delete(rtnl, name), failed)
     _all(change.restore, lambda one: sysctl.set_(*one), failed)
+
+
+def _few(refused: Errors) -> Errors:
+    """Of thousands that all fail for one reason nobody reads each."""
+    more = len(refused) - MOST_WORDS
+    if more <= 0:
+        return refused
+    return [*refused[:MOST_WORDS], KernelError(f"the same or similar for {more} more")]
 
 
 def _all(items: Iterable[Any], do: Callable[[Any], object], failed: Errors) -> None:

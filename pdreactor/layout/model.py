@@ -170,6 +170,22 @@ class SeenLink(NamedTuple):
     ours: bool  # by its alias
     up: bool
     mac: bytes  # of six octets, or empty
+    port: bool = False  # of a bridge or the like: addresses belong on that
+
+
+class SeenAddress(NamedTuple):
+    """An address as the kernel has it."""
+
+    address: Address
+    protocol: int  # whose it is (IFA_PROTO); 0 in kernels older than 5.18
+    failed: bool = False  # another node on the link has it (RFC 4862 section 5.4.5)
+
+
+class Shown(NamedTuple):
+    """The /64s on one link: an address of each, with lifetimes."""
+
+    addresses: tuple[Address, ...]
+    told: bool  # by advertisements, or by who gave addresses lifetimes: they say when it is over
 
 
 class Seen(NamedTuple):

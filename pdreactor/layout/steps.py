@@ -5,17 +5,18 @@
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from ipaddress import IPv6Network
+from typing import Any
 
-from ..errors import PdreactorError
+from ..errors import PdreactorError, StateError
 from ..kernel import rtlink
 from ..kernel.rtnl import Rtnl
 from ..model import ONLINK, SIXRD, SIXTOFOUR, Config, Problem, State
-from . import laying, sources
+from . import laying, shown, sources
 from .draft import layout
-from .model import Address, Layout, Plans, Traces
+from .model import Address, Layout, Plans, Shown, Traces
 
 Update = Callable[[Callable[[State], State]], State]
 """Changes the state file; see reconciler.update."""
@@ -33,28 +34,42 @@ def learned(known: State, config: Config, now: int) -> State:
         return known
     with Rtnl() as rtnl:
         observed = laying.observe(rtnl)
-        shown = rtlink.advertised(rtnl)
-    traces = known.traces or Traces()
-    ours = set(traces.placed)
-    return sources.learn(known, config, observed.seen,
-                         _on_link(observed.addresses, shown, ours), now)
+        advertised = rtlink.advertised(rtnl)
+    placed = set(known.traces.placed if known.traces else ())
+    theirs = [one for one, number, _ in observed.addresses if number != config.protocol
+              and (one.interface, f"{one.address}/{one.length}") not in placed]
+    return sources.learn(known, config, observed.seen, _on_link(theirs, advertised), now)
 
 
-def _on_link(addresses: tuple[Address, ...], shown: list[Address],
-             ours: set[tuple[str, str]]) -> dict[str, list[Address]]:
-    """One address for each /64 of each interface: of those that others put there, else what was
-    advertised. What is global only."""
-    found: dict[tuple[str, IPv6Network], Address] = {}
-    theirs = [one for one in addresses
-              if one.length == 64 and (one.interface, f"{one.address}/64") not in ours]
-    for one in (*theirs, *shown):
-        network = IPv6Network((one.address, 64), strict=False)
-        if int(one.address) >> 125 == 1:  # 2000::/3
-            found.setdefault((one.interface, network), one)
-    by: dict[str, list[Address]] = {}
-    for (interface, _), one in sorted(found.items(), key=lambda item: str(item[0])):
-        by.setdefault(interface, []).append(one)
+def _on_link(theirs: list[Address], told: list[Address]) -> dict[str, Shown]:
+    """What is on each link of /64s, each once, with its longest lifetimes: those that were
+    advertised, else those of addresses with a lifetime, else those of other addresses."""
+    advertised, lasting, written = _by_link(told), *(
+        _by_link(one for one in theirs if (one.valid_until is None) == forever)
+        for forever in (False, True))
+    found = {}
+    for interface in (*advertised, *lasting, *written):
+        firm = advertised.get(interface) or lasting.get(interface)
+        known = lasting.get(interface, {})  # the preferred lifetime only an address has
+        among = firm or written[interface]
+        found[interface] = Shown(tuple(known.get(net, one) for net, one in sorted(among.items())),
+                                 bool(firm))
+    return found
+
+
+def _by_link(addresses: Iterable[Address]) -> dict[str, dict[IPv6Network, Address]]:
+    """{interface: {its global /64s: the address there that lasts longest}}."""
+    by: dict[str, dict[IPv6Network, Address]] = {}
+    for one in sorted(addresses, key=lambda one: (_late(one.valid_until),
+                                                  _late(one.preferred_until))):
+        if one.length == 64 and int(one.address) >> 125 == 1:  # 2000::/3
+            network = IPv6Network((one.address, 64), strict=False)
+            by.setdefault(one.interface, {})[network] = one
     return by
+
+
+def _late(until: int | None) -> float:
+    return float("inf") if until is None else until
 
 
 class Laying:
@@ -63,25 +78,33 @@ class Laying:
     def __init__(self, config: Config, known: State) -> None:
         plans = config.plans or Plans()
         self._noted, self._keeps = known.traces, config.plans is not None
+        self._protocol, self._manage = config.protocol, plans.sysctl
         self.traces = known.traces or Traces()
         now = int(time.time())
         with Rtnl() as rtnl:
             self._observed = laying.observe(rtnl)
         self.layout: Layout = layout(config, known, self._observed.seen, now)
         self.change = laying.plan(self._observed, self.layout, self.traces, manage=plans.sysctl,
-                                  now=now)
+                                  protocol=config.protocol, now=now)
         self.notes = () if plans.sysctl else tuple(laying.unset(self.layout))
         self.failed: list[PdreactorError] = []
+        self.unsaved: StateError | None = None
 
     @property
     def problems(self) -> tuple[Problem, ...]:
         """What keeps it from being complete."""
-        return self.layout.problems
+        return self.layout.problems + self.change.problems
 
     @property
     def words(self) -> list[str]:
         """The change for people."""
         return laying.words(self.change)
+
+    def document(self, now: int) -> dict[str, Any]:
+        """What ``status`` shows of it."""
+        there = {(one.interface, one.address): one for one, *_ in self._observed.addresses}
+        return shown.document(self.layout, self._observed.links, there,
+                              set(self._observed.neighbours), now)
 
     def links(self, update: Update) -> None:
         """First of all. What is put into the kernel is noted before."""
@@ -93,33 +116,36 @@ class Laying:
 
     def addresses(self, rtnl: Rtnl) -> None:
         """Before the routes that need them."""
-        laying.lay_addresses(rtnl, self.change, self.failed)
+        laying.lay_addresses(rtnl, self.change, self._protocol, self.failed)
 
     def rest(self, rtnl: Rtnl, update: Update) -> None:
         """Last; what is not there any more is forgotten."""
         laying.lay_rest(rtnl, self.change, self.failed)
         if not self.failed:
-            self._note(laying.after(self.traces, self.layout, self.change), update)
+            self._note(laying.after(self.traces, self.layout, manage=self._manage), update)
 
     def _note(self, traces: Traces, update: Update) -> None:
         self.traces = traces
         kept = traces if self._keeps or any(traces) else None
         if kept != self._noted:
             self._noted = kept
-            update(partial(_with, traces=kept))
+            try:
+                update(partial(_with, traces=kept))
+            except StateError as exc:
+                self.unsaved = exc  # of a full disk; what is put there has a mark of ours, mostly
 
 
 def _with(state: State, traces: Traces | None) -> State:
     return state._replace(traces=traces)
 
 
-def flush(known: State, update: Update) -> None:
+def flush(config: Config, known: State, update: Update) -> None:
     """Take all of it away. Raises the first error."""
     failed: list[PdreactorError] = []
     with Rtnl() as rtnl:
         change = laying.plan(laying.observe(rtnl), Layout(), known.traces or Traces(),
-                             manage=False, now=int(time.time()))
-        laying.lay_addresses(rtnl, change, failed)
+                             manage=False, protocol=config.protocol, now=int(time.time()))
+        laying.lay_addresses(rtnl, change, config.protocol, failed)
         laying.lay_rest(rtnl, change, failed)
     if failed:
         raise failed[0]

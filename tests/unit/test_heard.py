@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdreactor.kernel import dhcpcd, notices, systemd
+from pdreactor.kernel import dhcpcd, netlink, notices, systemd
 from pdreactor.kernel.notices import Interest, News, Notices
 
 INTEREST = Interest(frozenset({"wan0"}), 157, frozenset({201, 15700}), frozenset({"pdreactor"}))
@@ -97,7 +97,7 @@ def test_who_changed_it_is_named() -> None:
 def test_no_datagram_ends_it(data: bytes) -> None:
     for kind, payload in notices._split(data):
         assert 0 <= kind < 1 << 16
-        list(notices._attributes(payload, 4))
+        list(netlink.attributes(payload, 4))
 
 
 # ---- dhcpcd ------------------------------------------------------------------------------------

@@ -47,13 +47,16 @@ ALLOWED: dict[str, set[str]] = {
     "layout.model": {"model"},
     "layout.keys": {"errors", "keys", "layout.model", "prefix"},
     "layout.config": {"layout.keys", "layout.model", "model", "prefix", "reading"},
-    "layout.draft": {"layout.model", "model", "prefix"},
+    "layout.slices": {"layout.model", "model"},
+    "layout.draft": {"layout.model", "layout.slices", "model", "prefix"},
     "layout.sources": {"errors", "events", "layout.draft", "layout.model", "model", "prefix",
                        "transition"},
     "layout.traces": {"layout.model"},
-    "layout.laying": {"errors", "kernel.rtlink", "kernel.rtnl", "kernel.sysctl", "layout.model"},
+    "layout.shown": {"layout.model"},
+    "layout.laying": {"errors", "kernel.rtlink", "kernel.rtnl", "kernel.sysctl", "layout.model",
+                      "model"},
     "layout.steps": {"errors", "kernel.rtlink", "kernel.rtnl", "layout", "layout.draft",
-                     "layout.laying", "layout.model", "layout.sources", "model"},
+                     "layout.laying", "layout.model", "layout.shown", "layout.sources", "model"},
     # files and lines
     "state": {"clock", "errors", "keys", "layout", "layout.model", "layout.traces", "model"},
     "include": {"errors", "state"},
@@ -101,8 +104,8 @@ ALLOWED: dict[str, set[str]] = {
             "reconciler", "report", "standby", "state", "translate", "watch"},
     "": set(),
     "kernel": set(),
-    **{name: {"errors", "kernel.ip6tables", "kernel.retry", "kernel.rtnl", "kernel.xtables",
-              "layout.model", "model"} for name in KERNEL},
+    **{name: {"errors", "kernel.batch", "kernel.ip6tables", "kernel.netlink", "kernel.retry",
+              "kernel.rtnl", "kernel.xtables", "layout.model", "model"} for name in KERNEL},
     "kernel.probe": {"errors", "kernel.ip6tables", "kernel.nft"},
 }
 """room -> the rooms that it may import, also inside a function. "" is pdreactor itself."""
@@ -111,7 +114,8 @@ PURE = {"errors", "reasons", "model", "marks", "prefix", "events", "transition",
         "usable", "desired", "steering", "npt", "translate", "clock", "handover", "lineage",
         "nat.table", "nat.gate", "nat.netmap", "nat.stateless", "nat.chains", "nat.words",
         "nat.stay", "kernel.xtables", "metrics", "reading", "layout", "layout.model",
-        "layout.keys", "layout.config", "layout.draft", "layout.sources", "layout.traces",
+        "layout.keys", "layout.config", "layout.slices", "layout.draft", "layout.sources",
+        "layout.traces", "layout.shown",
         "doctor.facts", "doctor.conf", "doctor.packet", "doctor.nftables", "doctor.iptables",
         "doctor.machine", "doctor.internal", "doctor.firewall", "doctor.routing",
         "doctor.dhcpcd"}
@@ -178,8 +182,9 @@ def test_a_room_imports_only_what_the_table_allows(room: str) -> None:
 def test_the_table_allows_no_circle() -> None:
     done: set[str] = set()
     table = {room: set(needs) - {room} for room, needs in ALLOWED.items()}
-    low = ("retry", "rtnl", "xtables")
-    table.update({name: {"errors", "model"} for name in KERNEL if name.endswith(low)})
+    low = ("retry", "netlink", "rtnl", "batch", "xtables")
+    for number, name in enumerate(f"kernel.{name}" for name in low):
+        table[name] = {"errors", "model", *(f"kernel.{other}" for other in low[:number])}
     table["kernel.ip6tables"] = {"errors", "kernel.retry", "kernel.xtables", "model"}
     while rest := {room for room in table if room not in done}:
         free = {room for room in rest if table[room] <= done}
