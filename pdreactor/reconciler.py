@@ -35,6 +35,7 @@ from .prefix import compact
 from .reasons import IPV4, ROUTER, kind_of, leased
 
 if TYPE_CHECKING:
+    from .layout.model import Answering
     from .layout.steps import Laying
     from .report import View
 
@@ -586,6 +587,16 @@ def _counters(config: Config, wanted: Desired) -> dict[str, Any]:
         guarded = {}  # a kernel without nf_tables has no such guard
     done = counters.load(config.state_dir)._asdict()
     return done | {"stopped": guarded, "last_pass": counters.last_pass(config.state_dir)}
+
+
+def answering(config: Config) -> "tuple[Answering, ...]":
+    """Where neighbour solicitations are answered for others, and for whom."""
+    if config.plans is None or not config.plans.proxies:
+        return ()
+    from .layout.draft import answering as drafted
+
+    known, _ = state.load(config.state_dir, keep=True)
+    return tuple(drafted(config, known, wish(config, known).nat, int(time.time())))
 
 
 def flush(config: Config, *, forget: bool) -> None:

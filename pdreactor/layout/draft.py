@@ -10,6 +10,7 @@ from ..model import (
     ONLINK,
     Config,
     Nat,
+    Pair,
     Prefix,
     Problem,
     Route,
@@ -22,6 +23,7 @@ from .model import (
     IN4,
     KERNEL,
     NDPPD,
+    RESPONDER,
     SIXRD,
     SIXTOFOUR,
     Address,
@@ -29,6 +31,7 @@ from .model import (
     Assign,
     Layout,
     Link,
+    Mapped,
     Neighbour,
     Plans,
     Proxy,
@@ -288,19 +291,18 @@ def answering(config: Config, state: State, nat: Nat, now: int) -> Iterator[Answ
     hosts have internal ones."""
     plans = config.plans or Plans()
     by: dict[str, list[IPv6Network]] = {}
-    for proxy in _asked(plans, "responder"):
+    for proxy in _asked(plans, RESPONDER):
         by.setdefault(proxy.interface, []).extend(_parts(proxy, config, state, now))
+    outside = tuple(sorted({uplink.interface for uplink in config.uplinks}))
     for interface, networks in by.items():
-        mapped = tuple((external, internal) for lane in nat.lanes if lane.interface == interface
-                       for internal, external in _inward(lane.outbound, lane.inbound))
-        yield Answering(interface, tuple(networks), mapped)
+        mapped = (Mapped(external, internal, lane.mode)
+                  for lane in nat.lanes if lane.interface == interface
+                  for internal, external in (*lane.outbound, *map(_turned, lane.inbound)))
+        yield Answering(interface, tuple(networks), tuple(dict.fromkeys(mapped)), outside)
 
 
-def _inward(outbound: Iterable[tuple[IPv6Network, IPv6Network]],
-            inbound: Iterable[tuple[IPv6Network, IPv6Network]],
-            ) -> Iterator[tuple[IPv6Network, IPv6Network]]:
-    """(internal, external) of either direction, each once."""
-    return iter(dict.fromkeys((*outbound, *((inner, outer) for outer, inner in inbound))))
+def _turned(pair: Pair) -> Pair:
+    return pair[1], pair[0]
 
 
 def _ndppd(plans: Plans, config: Config, state: State,
