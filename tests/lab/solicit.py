@@ -51,7 +51,7 @@ def link_option(mac: str, kind: int = 1) -> bytes:
 def checksum(source: bytes, destination: bytes, body: bytes) -> int:
     """RFC 8200 section 8.1, word by word."""
     data = source + destination + struct.pack("!II", len(body), 58) + body
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total > 0xFFFF:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
