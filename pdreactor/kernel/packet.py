@@ -102,8 +102,8 @@ def _filter(sock: socket.socket) -> None:
 
 def link_local(interface: str) -> bytes:
     """A link-local address of an interface; empty while there is none that can be used
-    (/proc/net/if_inet6)."""
-    with open("/proc/net/if_inet6", encoding="ascii") as file:
+    (/proc/net/if_inet6; that is of the process, and this of the thread, as sockets are)."""
+    with open("/proc/thread-self/net/if_inet6", encoding="ascii") as file:
         for address, _, _, scope, flags, name in map(str.split, file):
             if name == interface and int(scope, 16) == LINK_SCOPE and not (
                     int(flags, 16) & UNUSABLE):

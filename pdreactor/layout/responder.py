@@ -35,8 +35,8 @@ RECENT = 60.0
 class Bucket:
     """Allows ``rate`` a second, and as many at once."""
 
-    def __init__(self, rate: int) -> None:
-        self._rate, self._left, self.at = rate, float(rate), time.monotonic()
+    def __init__(self, rate: int, now: float) -> None:
+        self._rate, self._left, self.at = rate, float(rate), now
 
     def take(self, now: float) -> bool:
         """One more at that time; False when there is none left."""
@@ -59,7 +59,7 @@ class Responder:
             raise KernelError(f"cannot look up routes: {exc.strerror}") from exc
         self._selector = selectors.EpollSelector()
         self._posts: dict[str, _Post] = {}
-        self._bucket = Bucket(FOR_ALL)
+        self._bucket = Bucket(FOR_ALL, time.monotonic())
         self.due = math.inf
 
     def close(self) -> None:
@@ -187,7 +187,7 @@ class _Post:
         if bucket is None:
             if len(self._senders) >= SENDERS:
                 self._senders.clear()
-            bucket = self._senders[asked.source] = Bucket(FOR_ONE)
+            bucket = self._senders[asked.source] = Bucket(FOR_ONE, now)
         return bucket.take(now)
 
     def _ours(self, asked: Solicitation) -> bool:
