@@ -527,7 +527,7 @@ def run_commands(config: Config, reason: str, told: list[dict[str, str]]) -> Non
     for variables in told:
         for command in config.on_change:
             environment = {"PATH": path, "PDREACTOR_REASON": reason, **variables}
-            failure = run(command.argv, environment, command.timeout)
+            failure = run(command.argv, environment, command.timeout, "on_change.timeout")
             if failure:
                 log.warning(f"on_change command {command.argv[0]!r} {failure}")
 

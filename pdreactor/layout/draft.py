@@ -65,7 +65,7 @@ def layout(config: Config, state: State, seen: Seen, now: int) -> Layout:
         addresses=tuple(dict.fromkeys(addresses)),
         routes=tuple(routes),
         neighbours=tuple(dict.fromkeys(_neighbours(plans, config, state, now))),
-        ndppd=tuple(_ndppd(plans, config, state, now)),
+        ndppd=tuple(_ndppd(plans, config, state, seen, now)),
         sysctls=tuple(dict(_sysctls(config, plans, seen)).items()),
         slices=tuple(slices),
         problems=tuple(problems),
@@ -305,11 +305,14 @@ def _turned(pair: Pair) -> Pair:
     return pair[1], pair[0]
 
 
-def _ndppd(plans: Plans, config: Config, state: State,
+def _ndppd(plans: Plans, config: Config, state: State, seen: Seen,
            now: int) -> Iterator[tuple[str, tuple[IPv6Network, ...]]]:
+    """It has nothing to do with a link that is down: see ndppd.py."""
     by: dict[str, list[IPv6Network]] = {}
     for proxy in _asked(plans, NDPPD):
-        by.setdefault(proxy.interface, []).extend(_parts(proxy, config, state, now))
+        up = proxy.interface in seen.links and seen.links[proxy.interface].up
+        by.setdefault(proxy.interface, []).extend(
+            _parts(proxy, config, state, now) if up else ())
     return ((interface, tuple(networks)) for interface, networks in by.items())
 
 

@@ -104,6 +104,7 @@ class Traces(NamedTuple):
     placed: tuple[tuple[str, str], ...] = ()  # (interface, "ADDRESS/LENGTH")
     proxied: tuple[tuple[str, str], ...] = ()  # (interface, address) that the kernel answers for
     sysctls: tuple[tuple[str, str], ...] = ()  # (key, what it was before)
+    ndppd: bool = False  # ndppd's configuration is there, and is ours
 
 
 # ---- desired ---------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ def encode(traces: Traces) -> dict[str, Any]:
         "placed": [list(one) for one in traces.placed],
         "proxied": [list(one) for one in traces.proxied],
         "sysctls": [list(one) for one in traces.sysctls],
+        "ndppd": traces.ndppd,
     }
 
 
@@ -27,6 +28,7 @@ def decode(document: dict[str, Any]) -> Traces:
         placed=tuple((_name(i), str(IPv6Interface(a))) for i, a in document["placed"]),
         proxied=tuple((_name(i), str(IPv6Address(a))) for i, a in document["proxied"]),
         sysctls=tuple((_key(k), _value(v)) for k, v in document["sysctls"]),
+        ndppd=bool(document.get("ndppd")),
     )
 
 

@@ -11,8 +11,19 @@ from tests.lab import SERVER, Lab
 from tests.lab.lab import PYTHON, SCRIPTS
 from tests.lab.solicit import Advertisement, advertisement, link_option, solicitation
 
-from .pd import NEEDS_ROOT, NFTABLES, STATELESS, Router, Variant, on, ping, reaches, unanswered
-from .test_watch import Watcher
+from .pd import (
+    NEEDS_ROOT,
+    NFTABLES,
+    ROOT,
+    STATELESS,
+    Router,
+    Variant,
+    on,
+    ping,
+    reaches,
+    unanswered,
+)
+from .test_watch import LIMIT, Watcher
 
 pytestmark = NEEDS_ROOT
 
@@ -292,6 +303,77 @@ def test_translated_hosts_of_an_on_link_prefix(lab: Lab, tmp_path: Path, variant
     assert proxy.targets(f"{LINK}0:5000::1", last=OUTSIDE) == []
 
 
+# ---- point-to-point links ------------------------------------------------------------------------
+
+POINT = """
+[uplink.wan]
+interface = "tun9"
+prefix = "2001:db8:ffff::/64"
+[[proxy]]
+uplink = "wan"
+"""
+TUN = str(Path(__file__).with_name("tun.py"))
+
+
+def test_an_answer_on_a_link_without_addresses_has_no_option(lab: Lab, tmp_path: Path) -> None:
+    """As on PPP. The far end is a program."""
+    proxy = Proxy(lab, POINT)
+    asked = solicitation(PEER, HOST)
+    far = lab.start("router", [PYTHON, "-I", "-S", TUN, "tun9", asked.hex(), HOST])
+    far.wait_output("ready")
+    Watcher(proxy.router, tmp_path)
+    far.wait(LIMIT)
+    answer = advertisement(bytes.fromhex(far.output().split()[-1]))
+    assert (answer.target, answer.destination, answer.options) == (HOST, PEER, ())
+    assert (answer.flags, answer.checksum) == (0xC0000000, True)
+
+
+# ---- the seeds' systems: what needs no tunnel ----------------------------------------------------
+
+
+def test_seed_000_a_part_of_the_link_s_prefix_at_home(lab: Lab, tmp_path: Path) -> None:
+    """syd01: its only /64 is on the link to the provider, and a part of that is at home, by the way
+    of a router there. In the place of ndppd the watch answers."""
+    home, via = f"{LINK}0:2000::/67", "fd5e:ed00:1234::2"
+    text = RESPONDER + f"""
+[sysctl]
+[[route]]
+uplink = "wan"
+interface = "lan0"
+via = "{via}"
+subnet = 1
+length = 67
+"""
+    proxy = Proxy(lab, text)
+    host = f"{LINK}0:2000::99"
+    lab.run("a", ["ip", "-6", "addr", "add", f"{host}/128", "dev", "lo"])
+    Watcher(proxy.router, tmp_path)
+    assert home in proxy.router.run("ip", "-6", "route", "show", home)
+    assert reaches(lab, "isp", host)
+    assert proxy.targets(f"{LINK}0:4000::99", last=host) == []
+
+
+def test_seed_001_one_address_behind_the_server(lab: Lab) -> None:
+    """The server of a private tunnel: one address of the link's prefix is the client's, and the
+    kernel answers for it. The tunnel is a cable here."""
+    server, client = f"{LINK}:a", f"{LINK}:b"
+    text = RESPONDER + 'hosts = ["::b"]\n[sysctl]\n'
+    proxy = Proxy(lab, text)
+    run = proxy.router.run
+    run("ip", "-6", "addr", "add", f"{server}/127", "dev", "lan0", "nodad")
+    lab.run("a", ["ip", "-6", "addr", "add", f"{client}/127", "dev", "eth0", "nodad"])
+    run("sysctl", "-q", "-w", "net.ipv6.conf.all.forwarding=0")
+    proxy.router.pd("restore")
+    assert reaches(lab, "isp", client)
+    assert proxy.router.run("sysctl", "-n", "net.ipv6.neigh.eth0.proxy_delay").strip() == "0"
+    run("ip", "link", "set", "eth0", "down")
+    run("ip", "link", "set", "eth0", "up")
+    run("ip", "-6", "addr", "replace", f"{OWN}/64", "dev", "eth0", "nodad")
+    lab.run("isp", ["ip", "-6", "neigh", "flush", "dev", "wan"])
+    proxy.router.pd("restore")
+    lab.wait(lambda: reaches(lab, "isp", client), LIMIT, "an answer")
+
+
 # ---- entries of the kernel -----------------------------------------------------------------------
 
 
@@ -334,3 +416,72 @@ def test_entries_are_back_when_the_link_is(lab: Lab, tmp_path: Path) -> None:
     replaced(proxy)
     watcher.wait(lambda: HOST in entries(proxy.router), "the entry")
     watcher.wait(lambda: reaches(lab, "isp", HOST), "an answer")
+
+
+# ---- ndppd ---------------------------------------------------------------------------------------
+
+NDPPD = ROOT / ".cache/ndppd/usr/sbin/ndppd"
+CONF, PID = "/etc/ndppd.conf", "/run/ndppd.pid"
+SERVICE = f"""#!/bin/sh
+[ -e {PID} ] && kill "$(cat {PID})" && rm {PID}
+[ "$1" = stop ] || {NDPPD} -d -p {PID}
+"""
+LETS_NDPPD = RESPONDER + 'method = "ndppd"\nsubnet = 1\nlength = 65\n'
+
+
+@pytest.fixture
+def daemon(lab: Lab) -> Proxy:
+    """A machine with ndppd, and without systemd."""
+    if not NDPPD.exists():
+        pytest.skip("ndppd is not in .cache: tests/setup.sh puts it there")
+    lab.write("router", "/etc/init.d/ndppd", SERVICE, 0o755)
+    return Proxy(lab, LETS_NDPPD)
+
+
+def test_ndppd_is_configured_and_restarted(daemon: Proxy) -> None:
+    router, lab = daemon.router, daemon.lab
+    router.pd("restore")
+    assert f"rule {LAN} {{" in lab.read("router", CONF)
+    lab.wait(lambda: reaches(lab, "isp", HOST), 10, "an answer of ndppd's")
+    started = lab.read("router", PID)
+    router.pd("restore")
+    assert (router.pd("plan").returncode, lab.read("router", PID)) == (0, started)
+    new = "2001:db8:eeee:"
+    router.run("ip", "-6", "addr", "del", f"{OWN}/64", "dev", "eth0")
+    router.run("ip", "-6", "addr", "add", f"{new}:2/64", "dev", "eth0", "nodad")
+    router.pd("restore")
+    assert f"rule {new}0:8000::/65 {{" in lab.read("router", CONF)
+    assert lab.read("router", PID) != started
+    router.run("ip", "link", "set", "eth0", "down")
+    router.pd("restore")
+    assert "proxy eth0" not in lab.read("router", CONF)
+    assert not lab.path("router", PID).exists()
+    router.configure(UPLINK)
+    router.pd("restore")
+    assert not lab.path("router", CONF).exists()
+
+
+def test_what_ndppd_has_goes_with_the_rest(daemon: Proxy) -> None:
+    daemon.router.pd("restore")
+    daemon.router.pd("flush")
+    assert not daemon.lab.path("router", CONF).exists()
+    assert not daemon.lab.path("router", PID).exists()
+
+
+def test_a_file_of_others_is_left_alone(daemon: Proxy) -> None:
+    router, lab = daemon.router, daemon.lab
+    lab.write("router", CONF, "proxy eth9 {\n}\n")
+    assert "is there and not pdreactor's: move it away" in router.pd("restore", code=70).stderr
+    assert "is there and not pdreactor's" in router.pd("status", code=None).stdout
+    router.pd("flush")
+    assert lab.read("router", CONF) == "proxy eth9 {\n}\n"
+
+
+def test_an_ndppd_that_does_not_start_is_named_and_tried_again(daemon: Proxy) -> None:
+    router, lab = daemon.router, daemon.lab
+    lab.write("router", "/etc/init.d/ndppd", "#!/bin/sh\nexit 3\n", 0o755)
+    said = router.pd("restore", code=70).stderr
+    assert "cannot restart ndppd: service ndppd restart ended with status 3" in said
+    lab.write("router", "/etc/init.d/ndppd", SERVICE, 0o755)
+    router.pd("restore")
+    lab.wait(lambda: reaches(lab, "isp", HOST), 10, "an answer of ndppd's")

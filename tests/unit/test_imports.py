@@ -52,11 +52,12 @@ ALLOWED: dict[str, set[str]] = {
                        "transition"},
     "layout.traces": {"layout.model"},
     "layout.ndp": set(),
+    "layout.ndppd": {"errors", "kernel.process", "state"},
     "layout.responder": {"errors", "kernel.fib", "kernel.packet", "layout.model", "layout.ndp",
                          "npt"},
     "layout.laying": {"errors", "kernel.rtlink", "kernel.rtnl", "kernel.sysctl", "layout.model"},
     "layout.steps": {"errors", "kernel.rtlink", "kernel.rtnl", "layout", "layout.draft",
-                     "layout.laying", "layout.model", "layout.sources", "model"},
+                     "layout.laying", "layout.model", "layout.ndppd", "layout.sources", "model"},
     # files and lines
     "state": {"clock", "errors", "keys", "layout", "layout.model", "layout.traces", "model"},
     "include": {"errors", "state"},
