@@ -7,7 +7,7 @@ for; routes, conntrack, log and commands come after it, and so do their imports.
 
 import os
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
 from functools import partial
 from ipaddress import IPv6Network
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -573,11 +573,21 @@ def look(config: Config) -> "View":
     pending += laying.words if laying else []
     if known.doomed:
         pending.append(f"remove the conntrack entries of {len(known.doomed)} dead generation(s)")
-    problems = wanted.problems + (laying.problems if laying else ())
+    problems = wanted.problems + (laying.problems if laying else ()) + tuple(_unanswered(config))
     wanted = wanted._replace(problems=problems + _further_problems(steered, problems))
     said = (*firewall.notes, *notes(config), *(laying.notes if laying else ()))
     return View(known, wanted, translated, reachable, tuple(pending), damage, said, steered,
                 _counters(config, wanted))
+
+
+def _unanswered(config: Config) -> Iterator[Problem]:
+    """Who stays and answers does not run."""
+    asked = {(one.uplink, one.interface) for one in config.plans.proxies
+             if one.method == "responder"} if config.plans else set()
+    if asked and not state.held(config.state_dir, "watch.lock"):
+        for uplink, interface in sorted(asked):
+            yield Problem(uplink, f"nobody answers neighbour solicitations on {interface}: "
+                                  f"pdreactor watch does not run")
 
 
 def _counters(config: Config, wanted: Desired) -> dict[str, Any]:

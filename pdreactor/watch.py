@@ -285,9 +285,8 @@ def _identity(path: str) -> tuple[int, ...]:
 
 def _interest(config: Config) -> notices.Interest:
     tables = {uplink.table for uplink in config.uplinks if uplink.table is not None}
-    asked = {proxy.interface for proxy in config.plans.proxies} if config.plans else set()
     return notices.Interest(
-        frozenset({uplink.interface for uplink in config.uplinks} | asked), config.protocol,
+        frozenset(uplink.interface for uplink in config.uplinks), config.protocol,
         frozenset(tables | {config.priority}),
         nat.tables(config)[0])
 

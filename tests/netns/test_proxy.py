@@ -167,6 +167,15 @@ def test_nobody_is_kept_from_an_address_that_is_not_in_use(standing: Proxy) -> N
         assert (to, answer.destination, answer.flags) == ("all", "ff02::1", 0x80000000)
 
 
+def test_status_says_when_nobody_answers(lab: Lab, tmp_path: Path) -> None:
+    router = Router(lab, RESPONDER)
+    router.pd("restore")
+    said = router.pd("status", code=1).stdout
+    assert "nobody answers neighbour solicitations on eth0: pdreactor watch does not run" in said
+    Watcher(router, tmp_path)
+    assert "nobody answers" not in router.pd("status").stdout
+
+
 # ---- the responder: what the answer is ---------------------------------------------------------
 
 
