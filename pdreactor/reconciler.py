@@ -582,12 +582,12 @@ def look(config: Config) -> "View":
 
 def _unanswered(config: Config) -> Iterator[Problem]:
     """Who stays and answers does not run."""
-    asked = {(one.uplink, one.interface) for one in config.plans.proxies
-             if one.method == "responder"} if config.plans else set()
+    asked = {one.interface for one in config.plans.proxies if one.method == "responder"} \
+        if config.plans else set()
     if asked and not state.held(config.state_dir, "watch.lock"):
-        for uplink, interface in sorted(asked):
-            yield Problem(uplink, f"nobody answers neighbour solicitations on {interface}: "
-                                  f"pdreactor watch does not run")
+        for interface in sorted(asked):
+            yield Problem(f"proxy on {interface}", "nobody answers neighbour solicitations: "
+                                                   "pdreactor watch does not run")
 
 
 def _counters(config: Config, wanted: Desired) -> dict[str, Any]:
