@@ -17,6 +17,7 @@ def encode(traces: Traces) -> dict[str, Any]:
         "placed": _gathered(traces.placed),
         "proxied": _gathered(traces.proxied),
         "sysctls": [list(one) for one in traces.sysctls],
+        "ndppd": traces.ndppd,
     }
 
 
@@ -30,6 +31,7 @@ def decode(document: dict[str, Any]) -> Traces:
         placed=tuple(_scattered(document["placed"], PLACED)),
         proxied=tuple(_scattered(document["proxied"], PROXIED)),
         sysctls=tuple((_key(k), _value(v)) for k, v in document["sysctls"]),
+        ndppd=bool(document.get("ndppd")),
     )
 
 
