@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from .netlink import attributes
 
-LINK_GROUPS = 1 << 0 | 1 << 8 | 1 << 10 | 1 << 18
-"""RTNLGRP_LINK, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV6_RULE."""
+LINK_GROUPS = 1 << 0 | 1 << 4 | 1 << 8 | 1 << 10 | 1 << 18
+"""RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV6_RULE."""
 NFT_GROUP = 1 << 6
 """NFNLGRP_NFTABLES."""
 NETLINK_NETFILTER = 12
@@ -47,6 +47,7 @@ class Interest(NamedTuple):
     protocol: int  # of our routes and rules
     tables: frozenset[int]  # where we have routes
     nftables: frozenset[str]  # names of the tables of family ip6 where we have rules
+    ipv4: frozenset[str] = frozenset()  # interfaces whose IPv4 addresses matter
 
 
 class News(NamedTuple):
@@ -89,8 +90,10 @@ class Notices:
         if kind in (RTM_NEWLINK, RTM_DELLINK):
             return News(link=self._link(kind, payload))
         if kind in (RTM_NEWADDR, RTM_DELADDR):
-            return News(link=_name(struct.unpack_from("=I", payload, 4)[0])
-                        in (*self.interest.interfaces, ""))
+            ipv4 = payload[0] == socket.AF_INET
+            mine = self.interest.ipv4 if ipv4 else self.interest.interfaces
+            return News(link=bool(mine) and _name(struct.unpack_from("=I", payload, 4)[0])
+                        in (*mine, ""))
         if kind in (RTM_NEWROUTE, RTM_DELROUTE):
             return self._one_route(payload)
         return News(rules=kind in (RTM_NEWRULE, RTM_DELRULE))

@@ -24,6 +24,8 @@ IFF_UP = 0x1
 FOREVER = 0xFFFFFFFF
 ANY = IPv4Address(0)
 IPPROTO_IPV6 = 41
+NOT_6RD = IPv6Network("2002::/16"), IPv4Network("0.0.0.0/0")
+"""What a tunnel has that is not for 6rd: the values of 6to4 (net/ipv6/sit.c)."""
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 NOPREFIXROUTE = 0x200
@@ -74,20 +76,19 @@ def _link(name: str, message: Any) -> Link:
 
 
 def _sixrd(data: Any) -> tuple[IPv6Network, IPv4Network] | None:
-    """None for 2002::/16 and 0.0.0.0/0, what the kernel begins with."""
+    """None for ``NOT_6RD``, what the kernel begins with."""
     prefix = data.get_attr("IFLA_IPTUN_6RD_PREFIX")
     if prefix is None:
         return None
     six = IPv6Network((prefix, data.get_attr("IFLA_IPTUN_6RD_PREFIXLEN") or 0), strict=False)
     four = IPv4Network((data.get_attr("IFLA_IPTUN_6RD_RELAY_PREFIX") or 0,
                         data.get_attr("IFLA_IPTUN_6RD_RELAY_PREFIXLEN") or 0), strict=False)
-    return None if six == IPv6Network("2002::/16") else (six, four)
+    return None if (six, four) == NOT_6RD else (six, four)
 
 
 def make(rtnl: Rtnl, link: Link) -> None:
-    """Add a link, and mark it as ours."""
-    rtnl.do(rtnl.ip.link, "add", {"ifname": link.name, "ifalias": ALIAS, **_request(link)},
-            f"link {link.name}")
+    """Add a link, then mark it as ours: the kernel takes no alias with a new one."""
+    rtnl.do(rtnl.ip.link, "add", {"ifname": link.name, **_request(link)}, f"link {link.name}")
     _raise(rtnl, link)
 
 
@@ -99,7 +100,7 @@ def change(rtnl: Rtnl, link: Link) -> None:
 
 
 def _raise(rtnl: Rtnl, link: Link) -> None:
-    request: dict[str, Any] = {"index": rtnl.index(link.name), "state": "up"}
+    request: dict[str, Any] = {"index": rtnl.index(link.name), "state": "up", "ifalias": ALIAS}
     if link.mtu:
         request["mtu"] = link.mtu
     rtnl.do(rtnl.ip.link, "set", request, f"link {link.name}")
@@ -112,19 +113,18 @@ def delete(rtnl: Rtnl, name: str) -> None:
 
 
 def _request(link: Link) -> dict[str, Any]:
-    """A tunnel is changed in place only when all of its values are told (ip_tunnel.c)."""
+    """All of its values: what is not told becomes 0, or in 6rd stays (ipip6_changelink)."""
     if link.kind != "sit":
         return {"kind": link.kind}
     request: dict[str, Any] = {
         "kind": "sit", "sit_local": str(link.local or ANY), "sit_remote": str(link.remote or ANY),
         "sit_ttl": link.ttl, "sit_pmtudisc": 1 if link.ttl else 0, "sit_proto": IPPROTO_IPV6,
     }  # fmt: skip
-    if link.sixrd is not None:
-        six, four = link.sixrd
-        request |= {"sit_6rd_prefix": str(six.network_address), "sit_6rd_prefixlen": six.prefixlen,
-                    "sit_6rd_relay_prefix": int(four.network_address),
-                    "sit_6rd_relay_prefixlen": four.prefixlen}
-    return request
+    six, four = link.sixrd or NOT_6RD
+    return request | {
+        "sit_6rd_prefix": str(six.network_address), "sit_6rd_prefixlen": six.prefixlen,
+        "sit_6rd_relay_prefix": str(four.network_address), "sit_6rd_relay_prefixlen": four.prefixlen
+    }  # fmt: skip
 
 
 # ---- addresses ---------------------------------------------------------------------------------

@@ -46,11 +46,10 @@ class Change(NamedTuple):
     silence: tuple[Neighbour, ...] = ()
     sysctls: tuple[tuple[str, str], ...] = ()
     restore: tuple[tuple[str, str], ...] = ()
-    strangers: tuple[str, ...] = ()  # names of links that we would make, and others have made
     problems: tuple[Problem, ...] = ()  # what others have in our place
 
     def __bool__(self) -> bool:
-        return any(self[:-2])
+        return any(self[:-1])
 
 
 def observe(rtnl: Rtnl) -> Observed:
@@ -70,7 +69,6 @@ def plan(observed: Observed, layout: Layout, traces: Traces, *, manage: bool, pr
     what is ours."""
     wanted = {link.name: link for link in layout.links}
     there = observed.links
-    strangers = tuple(name for name in wanted if name in there and not there[name].ours)
     ours = {name for name, one in there.items() if one.ours}
     gone = tuple(sorted(ours - wanted.keys()))
     usable = (there.keys() | wanted.keys()) - set(gone)
@@ -79,7 +77,7 @@ def plan(observed: Observed, layout: Layout, traces: Traces, *, manage: bool, pr
     sysctls, restore = _sysctls(layout, traces, manage)
     return Change(
         make=tuple(link for name, link in wanted.items() if name not in there),
-        change=tuple(link for name, link in wanted.items() if name in ours
+        change=tuple(link for name, link in wanted.items() if name in there
                      and not _same(there[name], link)),
         delete=gone,
         put=put,
@@ -88,14 +86,13 @@ def plan(observed: Observed, layout: Layout, traces: Traces, *, manage: bool, pr
         silence=silence,
         sysctls=sysctls,
         restore=restore,
-        strangers=strangers,
         problems=problems,
     )
 
 
 def _same(seen: SeenLink, wanted: Link) -> bool:
     found = seen.link if wanted.mtu else seen.link._replace(mtu=0)
-    return seen.up and found == wanted
+    return seen.ours and seen.up and found == wanted
 
 
 def _key(one: Address) -> tuple[str, str]:
@@ -218,8 +215,6 @@ Errors = list[PdreactorError]
 def lay_links(rtnl: Rtnl, change: Change, failed: Errors) -> None:
     """Links come first: everything else may be on them. What fails does not keep the rest from
     being done; it is put into ``failed``."""
-    failed += [KernelError(f"link {name} is there and not ours: give the tunnel another name, or "
-                           f"remove that link") for name in change.strangers]
     _all(change.make, lambda link: rtlink.make(rtnl, link), failed)
     _all(change.change, lambda link: rtlink.change(rtnl, link), failed)
 

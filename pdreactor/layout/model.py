@@ -104,6 +104,7 @@ class Traces(NamedTuple):
     placed: tuple[tuple[str, str], ...] = ()  # (interface, "ADDRESS/LENGTH")
     proxied: tuple[tuple[str, str], ...] = ()  # (interface, address) that the kernel answers for
     sysctls: tuple[tuple[str, str], ...] = ()  # (key, what it was before)
+    endpoints: tuple[tuple[str, str], ...] = ()  # (tunnel, its IPv4 address here): what was told
 
 
 # ---- desired ---------------------------------------------------------------------------------
@@ -157,6 +158,7 @@ class Layout(NamedTuple):
     ndppd: tuple[tuple[str, tuple[IPv6Network, ...]], ...] = ()  # (interface, networks)
     sysctls: tuple[tuple[str, str], ...] = ()  # (key below net.ipv6, value)
     slices: tuple[tuple[str, str, int], ...] = ()  # see Traces
+    endpoints: tuple[tuple[str, str], ...] = ()  # see Traces
     problems: tuple[Problem, ...] = ()
 
 

@@ -15,6 +15,7 @@ def encode(traces: Traces) -> dict[str, Any]:
         "placed": [list(one) for one in traces.placed],
         "proxied": [list(one) for one in traces.proxied],
         "sysctls": [list(one) for one in traces.sysctls],
+        "endpoints": [list(one) for one in traces.endpoints],
     }
 
 
@@ -28,6 +29,7 @@ def decode(document: dict[str, Any]) -> Traces:
         placed=tuple((_name(i), str(IPv6Interface(a))) for i, a in document["placed"]),
         proxied=tuple((_name(i), str(IPv6Address(a))) for i, a in document["proxied"]),
         sysctls=tuple((_key(k), _value(v)) for k, v in document["sysctls"]),
+        endpoints=tuple((_name(t), str(IPv4Address(a))) for t, a in document["endpoints"]),
     )
 
 

@@ -108,6 +108,12 @@ class Machine(Router):
         return {f"{one['local']}/{one['prefixlen']}": one
                 for link in json.loads(text or "[]") for one in link.get("addr_info", ())}
 
+    def ipv4(self, name: str) -> set[str]:
+        """The IPv4 addresses of a link, with their length."""
+        text = self.run("ip", "-j", "-4", "addr", "show", "dev", name)
+        return {f"{one['local']}/{one['prefixlen']}"
+                for link in json.loads(text) for one in link.get("addr_info", ())}
+
     def move(self, interface: str, old: str, new: str) -> None:
         """Its IPv4 address changes, as DHCP would do it."""
         self.ip("-4", "addr", "del", old, "dev", interface)
