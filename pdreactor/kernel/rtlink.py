@@ -23,7 +23,7 @@ NTF_PROXY = 0x8
 IFF_UP = 0x1
 FOREVER = 0xFFFFFFFF
 ANY = IPv4Address(0)
-IPPROTO_IPV6 = 41
+IPPROTO_IPV6, ARPHRD_ETHER = 41, 1
 NOT_6RD = IPv6Network("2002::/16"), IPv4Network("0.0.0.0/0")
 """What a tunnel has that is not for 6rd: the values of 6to4 (net/ipv6/sit.c)."""
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
@@ -43,7 +43,7 @@ def links(rtnl: Rtnl) -> dict[str, SeenLink]:
         name = message.get_attr("IFLA_IFNAME")
         found[name] = SeenLink(_link(name, message), message.get_attr("IFLA_IFALIAS") == ALIAS,
                                bool(message["flags"] & IFF_UP),
-                               _octets(message.get_attr("IFLA_ADDRESS")), _is_port(message))
+                               _mac(message), _is_port(message))
     return found
 
 
@@ -54,7 +54,9 @@ def _is_port(message: Any) -> bool:
     return bool(message.get_attr("IFLA_MASTER")) and kind != "vrf"
 
 
-def _octets(text: str | None) -> bytes:
+def _mac(message: Any) -> bytes:
+    """Of Ethernet and the like; empty of others: pyroute2 makes six octets of any address."""
+    text = message.get_attr("IFLA_ADDRESS") if message["ifi_type"] == ARPHRD_ETHER else None
     try:
         return bytes.fromhex((text or "").replace(":", ""))
     except ValueError:
@@ -68,21 +70,21 @@ def _link(name: str, message: Any) -> Link:
     data = info.get_attr("IFLA_INFO_DATA") if info and kind == "sit" else None
     if data is None:
         return Link(name, kind, mtu)
-    local, remote = (IPv4Address(data.get_attr(f"IFLA_IPTUN_{end}") or 0)
+    local, remote = (IPv4Address(data.get_attr(f"IFLA_SIT_{end}") or 0)
                      for end in ("LOCAL", "REMOTE"))
     return Link(name, kind, mtu, None if local == ANY else local,
-                None if remote == ANY else remote, data.get_attr("IFLA_IPTUN_TTL") or 0,
+                None if remote == ANY else remote, data.get_attr("IFLA_SIT_TTL") or 0,
                 _sixrd(data))
 
 
 def _sixrd(data: Any) -> tuple[IPv6Network, IPv4Network] | None:
     """None for ``NOT_6RD``, what the kernel begins with."""
-    prefix = data.get_attr("IFLA_IPTUN_6RD_PREFIX")
+    prefix = data.get_attr("IFLA_SIT_6RD_PREFIX")
     if prefix is None:
         return None
-    six = IPv6Network((prefix, data.get_attr("IFLA_IPTUN_6RD_PREFIXLEN") or 0), strict=False)
-    four = IPv4Network((data.get_attr("IFLA_IPTUN_6RD_RELAY_PREFIX") or 0,
-                        data.get_attr("IFLA_IPTUN_6RD_RELAY_PREFIXLEN") or 0), strict=False)
+    six = IPv6Network((prefix, data.get_attr("IFLA_SIT_6RD_PREFIXLEN") or 0), strict=False)
+    four = IPv4Network((data.get_attr("IFLA_SIT_6RD_RELAY_PREFIX") or 0,
+                        data.get_attr("IFLA_SIT_6RD_RELAY_PREFIXLEN") or 0), strict=False)
     return None if (six, four) == NOT_6RD else (six, four)
 
 

@@ -41,6 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """The drivers that it is all about; and pytest's configuration, for the reports."""
     global CONFIG
     CONFIG = config
+    config.option.tbstyle = "short"
     subprocess.run(["modprobe", "-a", "sit", "dummy"], check=True)
 
 
@@ -106,7 +107,8 @@ class Machine(Router):
         text = self.run("ip", "-j", "-6", "addr", "show", "dev", name, "scope", "global",
                         check=False)
         return {f"{one['local']}/{one['prefixlen']}": one
-                for link in json.loads(text or "[]") for one in link.get("addr_info", ())}
+                for link in json.loads(text or "[]") for one in link.get("addr_info", ())
+                if "local" in one}
 
     def ipv4(self, name: str) -> set[str]:
         """The IPv4 addresses of a link, with their length."""
