@@ -48,7 +48,7 @@ def layout(config: Config, state: State, seen: Seen, now: int) -> Layout:
     shares = share_out(plans, config, seen.links, _room(live), traces.slices)
     addresses = [*tunnels.addresses(plans, there)]
     for assign in plans.assigns:
-        addresses += _assigned(assign, live[assign.uplink], shares, seen, problems)
+        addresses += _assigned(assign, live[assign.uplink], shares, seen, there, problems)
     up = there | {name for name, one in seen.links.items() if one.up}
     routes = dict.fromkeys((*_on_link(addresses, up), *_onward(plans, live, up, problems),
                             *tunnels.routes(plans, traces, there)))
@@ -116,16 +116,17 @@ def _room(live: Mapping[str, list[Prefix]]) -> dict[str, int]:
 
 
 def _assigned(assign: Assign, prefixes: list[Prefix], shares: Shares, seen: Seen,
-              problems: list[Problem]) -> Iterator[Address]:
+              made: Container[str], problems: list[Problem]) -> Iterator[Address]:
+    """``made`` are the links that are made when they are not there."""
     numbers = {assign.interface: assign.subnet}
     if assign.pattern:
         numbers = shares.numbers[name_of(assign)]
     for name, number in numbers.items():
-        if name not in seen.links and not assign.create:
+        if name not in seen.links and name not in made:
             problems.append(Problem(assign.uplink, f"interface {name} is not there yet: no "
                                                    f"address on it"))
             continue
-        if not assign.create and not seen.links[name].up:
+        if name not in made and not seen.links[name].up:
             problems.append(Problem(assign.uplink, f"interface {name} is down: nothing is routed "
                                                    f"to it"))
         for prefix in prefixes:

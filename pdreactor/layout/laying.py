@@ -37,6 +37,7 @@ class Observed(NamedTuple):
 class Change(NamedTuple):
     """What to do; empty when all is as desired."""
 
+    clear: tuple[str, ...] = ()  # links that cannot be changed in place: they are made again
     make: tuple[Link, ...] = ()
     change: tuple[Link, ...] = ()
     delete: tuple[str, ...] = ()
@@ -71,13 +72,18 @@ def plan(observed: Observed, layout: Layout, traces: Traces, *, manage: bool, pr
     there = observed.links
     ours = {name for name, one in there.items() if one.ours}
     gone = tuple(sorted(ours - wanted.keys()))
+    clear = tuple(name for name in wanted if name in ours and _other(there[name].link,
+                                                                     wanted[name]))
     usable = (there.keys() | wanted.keys()) - set(gone)
+    observed = observed._replace(addresses=tuple(
+        one for one in observed.addresses if one.address.interface not in clear))
     put, take, problems = _addresses(observed, layout, traces, usable, protocol, now)
     answer, silence = _neighbours(observed, layout, traces, usable)
     sysctls, restore = _sysctls(layout, traces, manage)
     return Change(
-        make=tuple(link for name, link in wanted.items() if name not in there),
-        change=tuple(link for name, link in wanted.items() if name in there
+        clear=clear,
+        make=tuple(link for name, link in wanted.items() if name not in there or name in clear),
+        change=tuple(link for name, link in wanted.items() if name in there and name not in clear
                      and not _same(there[name], link)),
         delete=gone,
         put=put,
@@ -88,6 +94,12 @@ def plan(observed: Observed, layout: Layout, traces: Traces, *, manage: bool, pr
         restore=restore,
         problems=problems,
     )
+
+
+def _other(seen: Link, wanted: Link) -> bool:
+    """True for what the kernel does not change: the kind, and whether a tunnel has one far end
+    (net/ipv6/sit.c ipip6_changelink)."""
+    return seen.kind != wanted.kind or (seen.remote is None) != (wanted.remote is None)
 
 
 def _same(seen: SeenLink, wanted: Link) -> bool:
@@ -215,6 +227,7 @@ Errors = list[PdreactorError]
 def lay_links(rtnl: Rtnl, change: Change, failed: Errors) -> None:
     """Links come first: everything else may be on them. What fails does not keep the rest from
     being done; it is put into ``failed``."""
+    _all(change.clear, lambda name: rtlink.delete(rtnl, name), failed)
     _all(change.make, lambda link: rtlink.make(rtnl, link), failed)
     _all(change.change, lambda link: rtlink.change(rtnl, link), failed)
 
@@ -262,7 +275,8 @@ MOST_WORDS = 20
 
 def words(change: Change) -> list[str]:
     """The change, a line each; many addresses are counted."""
-    lines = [f"add link {_link(one)}" for one in change.make]
+    lines = [f"remove link {name}, which cannot be changed in place" for name in change.clear]
+    lines += [f"add link {_link(one)}" for one in change.make]
     lines += [f"change link to {_link(one)}" for one in change.change]
     lines += [f"set net.ipv6.{key.replace('/', '.')} = {value}" for key, value in change.sysctls]
     lines += _some("put", [_address(one) for one in change.put])
