@@ -33,10 +33,10 @@ from .model import (
 )
 from .nat import Firewall, begin, notes, remove, stopped
 from .prefix import compact
-from .reasons import IPV4, ROUTER, kind_of, leased
+from .reasons import IPV4, LINK, ROUTER, kind_of, leased
 
 if TYPE_CHECKING:
-    from .layout.model import Answering
+    from .layout.model import Answering, Tunnel
     from .layout.steps import Laying
     from .report import View
 
@@ -82,6 +82,8 @@ def heard(config: Config, variables: events.Variables, commands: "Commands | Non
         _heard_ipv4(config, interface, reason, variables, commands)
         return
     uplinks = [u for u in config.uplinks if u.interface == interface]
+    if kind_of(reason) == LINK and _tunnels_on(config, interface) and not uplinks:
+        reconcile(config, reason, None, commands)
     refused, unsaved = None, None
     if kind_of(reason) == ROUTER and all(
             one.table is None and one.source != ONLINK for one in uplinks):
@@ -105,8 +107,7 @@ def heard(config: Config, variables: events.Variables, commands: "Commands | Non
 def _heard_ipv4(config: Config, interface: str, reason: str, variables: events.Variables,
                 commands: "Commands | None") -> None:
     """A DHCPv4 lease: of the address that a tunnel begins at, and perhaps of 6rd."""
-    tunnels = [one for one in (config.plans.tunnels if config.plans else ())
-               if one.underlay == interface]
+    tunnels = _tunnels_on(config, interface)
     if not tunnels:
         return
     unsaved = None
@@ -119,6 +120,11 @@ def _heard_ipv4(config: Config, interface: str, reason: str, variables: events.V
         except state.Unsaved as exc:
             unsaved = exc
     reconcile(config, reason, unsaved, commands)
+
+
+def _tunnels_on(config: Config, interface: str) -> "list[Tunnel]":
+    return [one for one in (config.plans.tunnels if config.plans else ())
+            if one.underlay == interface]
 
 
 def tell(config: Config, uplink: Uplink, event: Event) -> None:
@@ -333,7 +339,12 @@ def wish(config: Config, known: State) -> Desired:
 
 
 def _links(config: Config) -> dict[str, bool]:
-    return links(uplink.interface for uplink in config.uplinks)
+    """{interface of an uplink: up with carrier}; a tunnel is only while what carries it is."""
+    under = {one.name: one.underlay for one in (config.plans.tunnels if config.plans else ())}
+    names = dict.fromkeys(uplink.interface for uplink in config.uplinks)
+    found = links((*names, *(under[name] for name in names if under.get(name))))
+    return {name: found[name] and found.get(under.get(name) or name, False)
+            for name in names if name in found}
 
 
 class _Work:
@@ -484,6 +495,9 @@ def _note_applied(work: _Work) -> list[str]:
     work.told = [told(name, name) for name in changed]
     work.told += [told(old, new) | {"PDREACTOR_INTERNAL": " ".join(map(str, internal))}
                   for (old, new), internal in _moved(work).items()]
+    moved = work.laying.moved if work.laying else {}
+    work.told += [{"PDREACTOR_TUNNEL": name, "PDREACTOR_LOCAL": new, "PDREACTOR_OLD_LOCAL": old}
+                  for name, (old, new) in moved.items()]
     if changed:  # last: what cannot be stored is told all the same
         update(config, lambda s: s._replace(applied=tuple(applied.items())))
     return []

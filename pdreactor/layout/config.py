@@ -163,8 +163,9 @@ def _check_created(assigns: list[Values], tunnels: Mapping[str, Values],
 
 def _check_together(rows: Mapping[str, list[Values]], translations: list[Values],
                     mistakes: list[str]) -> None:
-    """What is on a link, routed or translated has a slice of its own. Hosts of an [[assign]] with a
-    prefix_length of 128 are the router's own addresses, which are left alone anyway."""
+    """What is on a link, routed or translated has a slice of its own, but that a [[route]] may be
+    around others: the longer one counts. Hosts of an [[assign]] with a prefix_length of 128 are the
+    router's own addresses, which are left alone anyway."""
     spans: dict[str, list[Span]] = {}
     names: list[str] = []
     seen: set[tuple[Any, ...]] = set()
@@ -188,6 +189,14 @@ def _check_together(rows: Mapping[str, list[Values]], translations: list[Values]
             seen.add(key)
             note(f"{name}[{index}]", *key[:3])  # type: ignore[arg-type]
     for among in spans.values():
+        bounds = {index: (first, last) for first, last, index in among}
         mistakes += [f"{names[one]}.subnet: its slice overlaps that of {names[other]}"
                      for one, other in overlaps(among)
-                     if not names[one].startswith("translation")]
+                     if not names[one].startswith("translation")
+                     and not _around(names, bounds, one, other)]
+
+
+def _around(names: list[str], bounds: Mapping[int, tuple[int, int]], *pair: int) -> bool:
+    """True when one of the two is a [[route]] around the other."""
+    inner, outer = sorted(pair, key=lambda one: bounds[one][1] - bounds[one][0])
+    return names[outer].startswith("route") and bounds[inner] != bounds[outer]

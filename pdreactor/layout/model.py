@@ -105,6 +105,7 @@ class Traces(NamedTuple):
     proxied: tuple[tuple[str, str], ...] = ()  # (interface, address) that the kernel answers for
     sysctls: tuple[tuple[str, str], ...] = ()  # (key, what it was before)
     ndppd: bool = False  # ndppd's configuration is there, and is ours
+    endpoints: tuple[tuple[str, str], ...] = ()  # (tunnel, its IPv4 address here): what was told
 
 
 # ---- desired ---------------------------------------------------------------------------------
@@ -168,6 +169,7 @@ class Layout(NamedTuple):
     ndppd: tuple[tuple[str, tuple[IPv6Network, ...]], ...] = ()  # (interface, networks)
     sysctls: tuple[tuple[str, str], ...] = ()  # (key below net.ipv6, value)
     slices: tuple[tuple[str, str, int], ...] = ()  # see Traces
+    endpoints: tuple[tuple[str, str], ...] = ()  # see Traces
     problems: tuple[Problem, ...] = ()
 
 

@@ -89,6 +89,7 @@ class Laying:
         self._ndppd = ndppd.plan(self.layout.ndppd, self.traces.ndppd)
         self.notes = () if plans.sysctl else tuple(laying.unset(self.layout))
         self.notes += self._ndppd.notes
+        self.moved: dict[str, tuple[str, str]] = {}  # {tunnel: (old, new) IPv4 address here}
         self.failed: list[PdreactorError] = []
         self.unsaved: StateError | None = None
 
@@ -112,9 +113,20 @@ class Laying:
         """First of all. What is put into the kernel is noted before."""
         noted = laying.before(self.traces, self.change)
         self._note(noted._replace(ndppd=noted.ndppd or bool(self._ndppd.write)), update)
-        if self.change.make or self.change.change or self.change.strangers:
+        if self.change.make or self.change.change:
             with Rtnl() as rtnl:
                 laying.lay_links(rtnl, self.change, self.failed)
+        if not self.failed:
+            self._follow(update)
+
+    def _follow(self, update: Update) -> None:
+        """What others are to be told of: the far end of a tunnel knows this one's address."""
+        before, now = dict(self.traces.endpoints), dict(self.layout.endpoints)
+        self.moved = {name: (before.get(name, ""), local) for name, local in now.items()
+                      if before.get(name) != local}
+        wanted = {link.name for link in self.layout.links}
+        kept = {name: local for name, local in before.items() if name in wanted}
+        self._note(self.traces._replace(endpoints=tuple({**kept, **now}.items())), update)
 
     def addresses(self, rtnl: Rtnl) -> None:
         """Before the routes that need them."""

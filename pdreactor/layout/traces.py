@@ -18,6 +18,7 @@ def encode(traces: Traces) -> dict[str, Any]:
         "proxied": _gathered(traces.proxied),
         "sysctls": [list(one) for one in traces.sysctls],
         "ndppd": traces.ndppd,
+        "endpoints": [list(one) for one in traces.endpoints],
     }
 
 
@@ -32,6 +33,7 @@ def decode(document: dict[str, Any]) -> Traces:
         proxied=tuple(_scattered(document["proxied"], PROXIED)),
         sysctls=tuple((_key(k), _value(v)) for k, v in document["sysctls"]),
         ndppd=bool(document.get("ndppd")),
+        endpoints=tuple((_name(t), str(IPv4Address(a))) for t, a in document["endpoints"]),
     )
 
 
