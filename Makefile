@@ -123,7 +123,8 @@ endif
 		rmdir "$(DESTDIR)$(UNITDIR)/$$unit.d" 2>/dev/null || :; done
 	for unit in $(OWN_UNITS); do rm -f "$(DESTDIR)$(UNITDIR)/$$unit"; done
 	rm -f '$(DESTDIR)$(TMPFILES)'
-	for directory in '$(LIBDIR)' '$(DOCDIR)' '$(MANDIR)/man8' '$(MANDIR)/man5'; do \
+	for directory in '$(LIBDIR)' '$(DOCDIR)' '$(MANDIR)/man8' '$(MANDIR)/man5' \
+		'$(dir $(TMPFILES))'; do \
 		rmdir "$(DESTDIR)$$directory" 2>/dev/null || :; done
 
 setup:

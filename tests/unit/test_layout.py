@@ -366,6 +366,8 @@ remembered = st.builds(
         lambda pairs: tuple(sorted(pairs, key=lambda pair: pair[0]))),
     sysctls=st.lists(st.tuples(st.sampled_from(["conf/all/forwarding", "neigh/eth0/proxy_delay"]),
                                st.integers(0, 99).map(str)), max_size=3).map(tuple),
+    ndppd=st.booleans(),
+    endpoints=st.lists(st.tuples(interfaces, st.just("192.0.2.1")), max_size=2).map(tuple),
 )
 
 
