@@ -2,6 +2,7 @@
 
 import json
 import time
+from ipaddress import IPv6Address
 from statistics import median
 from typing import NamedTuple
 
@@ -68,6 +69,36 @@ def uplinks(subject: Subject, rounds: int) -> Uplinks:
         traffic.stop()
         subject.run([up])
     return found
+
+
+class Placed(NamedTuple):
+    """Whole processes with many addresses and proxy entries."""
+
+    number: int  # of each
+    change: list[Run]
+    same: list[Run]
+
+
+def placed(subject: Subject, number: int, rounds: int) -> Placed:
+    """Changes of the prefix, and passes that find all as desired. LabError when an address is not
+    what it should be."""
+    found = Placed(number, [], [])
+    again = Command([PROGRAM, "restore"], {})
+    for _ in range(rounds):
+        found.change.append(subject.change())
+        found.same.append(subject.run([again])[0][0])
+        counts = [_within(subject, *argv) for argv in (
+            ("addr", "show", "scope", "global"), ("neigh", "show", "proxy"))]
+        if counts != [number, number]:
+            raise LabError(f"{number:,} addresses and proxy entries were wanted, not {counts}")
+    return found
+
+
+def _within(subject: Subject, *argv: str) -> int:
+    """How many addresses of the current prefix ip(8) shows."""
+    words = subject.lab.run("router", ["ip", "-6", *argv]).stdout.split()
+    found = (word.partition("/")[0] for word in words if word.startswith("2001:db8:"))
+    return sum(IPv6Address(one) in subject.prefix for one in found)
 
 
 class Watched(NamedTuple):

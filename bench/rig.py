@@ -256,3 +256,24 @@ def sources(number: int, count: int = 256) -> list[str]:
     """Hosts spread evenly over that many translations."""
     start = int(INSIDE.network_address)
     return [str(IPv6Address(start + (k * number // count << 64) + k + 2)) for k in range(count)]
+
+
+@contextmanager
+def with_addresses(number: int) -> Iterator[Subject]:
+    """pdreactor with that many addresses from the prefix on two interfaces, and as many proxy
+    entries on the uplink."""
+    with Lab() as lab:
+        install(lab, placed(number))
+        subject = Subject(f"{number:,} addresses", lab, ["/usr/local/sbin/pdreactor-hook"])
+        subject.change()
+        yield subject
+
+
+def placed(number: int) -> str:
+    """The configuration for it."""
+    hosts = [f'"::{n:x}"' for n in range(1, number + 1)]
+    text = '[uplink.wan]\ninterface = "eth0"\n'
+    for n, host in enumerate(hosts):
+        text += (f'\n[[assign]]\nuplink = "wan"\ninterface = "lan{n % 2}"\nsubnet = {n % 2}\n'
+                 f"host = {host}\n")
+    return f'{text}\n[[proxy]]\nuplink = "wan"\nsubnet = 2\nhosts = [{", ".join(hosts)}]\n'
