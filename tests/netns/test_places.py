@@ -288,6 +288,48 @@ def test_a_pass_that_is_killed_is_finished_by_the_next(lab: Lab, router: Router)
     assert traced() == 0 and everything(router) == placed
 
 
+def test_what_the_kernel_refuses_is_said_and_the_rest_is_done(lab: Lab, router: Router) -> None:
+    lab.sysctl("router", "net.ipv6.conf.lan0.disable_ipv6", 1)
+    said = router.pd("set", "wan", OLD, code=70).stderr
+    assert "cannot put the address 2001:db8:4000:1::1/64 on lan0" in said
+    assert "IPv6 is switched off on that interface (disable_ipv6)" in said
+    assert len(addresses(router, "lan1")) == 1
+    lab.sysctl("router", "net.ipv6.conf.lan0.disable_ipv6", 0)
+    router.pd("restore")
+    assert quiet(router) and len(addresses(router)) == 1
+
+
+def test_an_address_that_another_node_has(lab: Lab, router: Router, tmp_path: Path) -> None:
+    """One without end stays, and cannot be used; one with a lifetime goes, and it is no good to put
+    it back at once."""
+    lab.sysctl("router", "net.ipv6.conf.lan0.accept_dad", 1)
+    host(router, "a", "2001:db8:4000:1::1/64")
+    said = "another node on the link has address 2001:db8:4000:1::1 "
+    router.pd("set", "wan", OLD)
+    lab.wait(lambda: said in str(router.status()), 10, "duplicate address detection")
+    router.pd("unset", "wan")
+    watcher = Watcher(router, tmp_path)
+    router.set(OLD)
+    watcher.wait(lambda: said in watcher.process.output(), "the same")
+    watcher.reload()
+    watcher.wait(lambda: watcher.process.output().count(said) == 2, "the same again")
+    assert watcher.process.output().count("put address 2001:db8:4000:1::1/64") <= 2
+
+
+def test_a_disk_that_takes_nothing_more(router: Router) -> None:
+    """What was put where is remembered to the next reboot."""
+    router.set(OLD)
+    before = everything(router)
+    for words in ("--bind /var/lib/pdreactor /var/lib/pdreactor",
+                  "-o remount,bind,ro /var/lib/pdreactor"):
+        router.run("mount", *words.split())
+    router.pd("set", "wan", NEW, code=74)
+    assert "2001:db8:8000:1::1/64" in addresses(router)
+    router.pd("unset", "wan", NEW, code=74)
+    assert everything(router) == before.replace("dynamic", "deprecated dynamic") or (
+        "8000" not in everything(router))
+
+
 # ---- slices ------------------------------------------------------------------------------------
 
 SPLIT = UPLINK + """
