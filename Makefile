@@ -135,6 +135,7 @@ lint:
 	.venv/bin/mypy
 	@# sh cannot lint, but a syntax error in a file that dhcpcd sources would end all its hooks.
 	sh -n hooks/60-pdreactor
+	sh -n contrib/xen/vif-route-pdreactor
 ifneq ($(MAN8)$(MAN5),)
 	mandoc -T lint -W warning $(MAN8) $(MAN5)
 endif

@@ -110,8 +110,10 @@ class Watch:
 
     def _noticed(self) -> None:
         news = self._notices.read()
-        self._news = notices.News(self._news.rules or news.rules, self._news.link or news.link,
-                                  news.by or self._news.by)
+        if news.duplicate:
+            log.warning(f"another node on the link has address {news.duplicate} (duplicate address "
+                        f"detection): the kernel has removed it; each minute it is tried again")
+        self._news = self._news.together(news)
 
     # ---- the pass --------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ NLM_F_REQUEST, NLM_F_ACK, NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x1, 0x4, 0x
 ADD, REPLACE = NLM_F_CREATE | NLM_F_EXCL, NLM_F_CREATE | NLM_F_REPLACE
 """Flags: what is there already is an error, or is changed."""
 TOGETHER = 100
-"""Requests in one message: their answers fit into the socket's usual buffer."""
+"""Requests in one message: should all be refused, the answers fit into the socket's buffer."""
 PATIENCE = 5.0
 """Seconds for the answers, which are there before the message is sent."""
 
@@ -60,8 +60,10 @@ def _once(requests: Sequence[Request]) -> dict[int, int]:
             refused = {}
             for start in range(0, len(requests), TOGETHER):
                 some = requests[start : start + TOGETHER]
-                sock.send(b"".join(_encoded(one, number) for number, one in enumerate(some)))
-                for number, code in _answers(sock, len(some)):
+                last = len(some) - 1
+                sock.send(b"".join(_encoded(one, number, NLM_F_ACK if number == last else 0)
+                                   for number, one in enumerate(some)))
+                for number, code in _answers(sock, last):
                     if code and code not in some[number].fine:
                         refused[start + number] = code
             return refused
@@ -71,20 +73,20 @@ def _once(requests: Sequence[Request]) -> dict[int, int]:
         raise KernelError(f"cannot talk to the kernel by netlink: {exc}") from exc
 
 
-def _encoded(request: Request, number: int) -> bytes:
-    flags = NLM_F_REQUEST | NLM_F_ACK | request.flags
+def _encoded(request: Request, number: int, acknowledged: int) -> bytes:
+    flags = NLM_F_REQUEST | acknowledged | request.flags
     length = HEADER.size + len(request.body)
     return HEADER.pack(length, request.kind, flags, number, 0) + request.body + bytes(-length % 4)
 
 
-def _answers(sock: socket.socket, expected: int) -> Iterator[tuple[int, int]]:
-    """(number of the request, errno or 0) of each."""
-    while expected > 0:
+def _answers(sock: socket.socket, last: int) -> Iterator[tuple[int, int]]:
+    """(number of the request, errno or 0) of what was refused, in their order, and of the last."""
+    number = -1
+    while number != last:
         data, position = sock.recv(1 << 16), 0
         while position + HEADER.size + CODE.size <= len(data):
             length, kind, _, number, _ = HEADER.unpack_from(data, position)
             if kind == NLMSG_ERROR:
-                expected -= 1
                 yield number, -CODE.unpack_from(data, position + HEADER.size)[0]
             position += max(length + 3 & ~3, HEADER.size)
 

@@ -26,6 +26,8 @@ MOST = 20_000
 RTM_NEWLINK, RTM_DELLINK, RTM_NEWADDR, RTM_DELADDR = 16, 17, 20, 21
 RTM_NEWROUTE, RTM_DELROUTE, RTM_NEWRULE, RTM_DELRULE = 24, 25, 32, 33
 IFLA_IFNAME = 3
+IFADDR, IFA_ADDRESS, DADFAILED = struct.Struct("=BBBBI"), 1, 0x08
+"""linux/if_addr.h: struct ifaddrmsg, IFA_F_DADFAILED."""
 IFF_UP, IFF_RUNNING = 0x1, 0x40
 RT_TABLE_COMPAT, RT_TABLE_MAIN = 252, 254
 REJECTING = (6, 7, 8)
@@ -56,9 +58,15 @@ class News(NamedTuple):
     rules: bool = False  # of nftables, or routes and rules where ours are
     link: bool = False  # an interface, its addresses, or how it can be left
     by: str = ""
+    duplicate: str = ""  # an address that another node has; the kernel has removed it for that
 
     def __bool__(self) -> bool:
         return self.rules or self.link
+
+    def together(self, later: "News") -> "News":
+        """Both."""
+        return News(self.rules or later.rules, self.link or later.link, later.by or self.by,
+                    later.duplicate or self.duplicate)
 
 
 class Notices:
@@ -81,7 +89,7 @@ class Notices:
         for sock, judge in zip(self.sockets, (self._route, self._nftables), strict=True):
             for kind, payload in _messages(sock):
                 one = judge(kind, payload) if kind >= 0 else News(True, True)
-                news = News(news.rules or one.rules, news.link or one.link, one.by or news.by)
+                news = news.together(one)
         return news
 
     # ---- rtnetlink -------------------------------------------------------------------------
@@ -90,16 +98,23 @@ class Notices:
         if kind in (RTM_NEWLINK, RTM_DELLINK):
             return News(link=self._link(kind, payload))
         if kind in (RTM_NEWADDR, RTM_DELADDR):
-            return News(link=self._address(payload))
+            return self._address(kind, payload)
         if kind in (RTM_NEWROUTE, RTM_DELROUTE):
             return self._one_route(payload)
         return News(rules=kind in (RTM_NEWRULE, RTM_DELRULE))
 
-    def _address(self, payload: bytes) -> bool:
-        if self.interest.everywhere:
-            return True
-        return payload[0] == socket.AF_INET6 and (
-            _name(struct.unpack_from("=I", payload, 4)[0]) in (*self.interest.interfaces, ""))
+    def _address(self, kind: int, payload: bytes) -> News:
+        """One with a lifetime goes when another node has it (addrconf.c addrconf_dad_stop); to put
+        it there again at once would be no good."""
+        family, _, flags, _, index = IFADDR.unpack_from(payload)
+        name = _name(index)
+        if not self.interest.everywhere:
+            return News(link=family == socket.AF_INET6
+                        and name in (*self.interest.interfaces, ""))
+        address = dict(attributes(payload, IFADDR.size)).get(IFA_ADDRESS, b"")
+        if kind == RTM_DELADDR and flags & DADFAILED and len(address) == 16:
+            return News(duplicate=f"{socket.inet_ntop(family, address)} on {name}")
+        return News(link=True)
 
     def _link(self, kind: int, payload: bytes) -> bool:
         """Whether an interface of ours came, went, or has another state than the last time."""

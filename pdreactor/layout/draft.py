@@ -138,7 +138,7 @@ def _assigned(assign: Assign, prefixes: list[Prefix], shares: Shares, seen: Seen
             problems.append(Problem(assign.uplink, f"interface {name} is not there yet: no "
                                                    f"address on it"))
             continue
-        if name not in made and not seen.links[name].up:
+        if name not in made and not (assign.pattern or seen.links[name].up):
             problems.append(Problem(assign.uplink, f"interface {name} is down: nothing is routed "
                                                    f"to it"))
         for prefix in prefixes:

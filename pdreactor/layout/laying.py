@@ -143,11 +143,11 @@ def _address_problems(observed: Observed, wanted: dict[Where, Address],
         if where not in wanted:
             continue
         if failed:
-            yield Problem(one.interface, f"address {one.address} is in use by another node on the "
-                                         f"link (duplicate address detection)")
+            yield Problem(f"interface {one.interface}", f"another node on the link has address "
+                          f"{one.address} (duplicate address detection)")
         elif where not in ours and one.length != wanted[where].length:
-            yield Problem(one.interface, f"address {one.address}/{one.length} is not ours, and "
-                                         f"length {wanted[where].length} is wanted: remove it")
+            yield Problem(f"interface {one.interface}", f"address {one.address}/{one.length} is "
+                          f"not ours, and length {wanted[where].length} is wanted: remove it")
 
 
 def _lasts_as_long(seen: Address, wanted: Address, now: int) -> bool:

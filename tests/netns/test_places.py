@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.lab import POOLS, SERVER, Lab, Pool
+from tests.lab.installed import install
 from tests.lab.servers import DHCPCD_CONF
 
 from .pd import (
@@ -287,6 +288,48 @@ def test_a_pass_that_is_killed_is_finished_by_the_next(lab: Lab, router: Router)
     assert traced() == 0 and everything(router) == placed
 
 
+def test_what_the_kernel_refuses_is_said_and_the_rest_is_done(lab: Lab, router: Router) -> None:
+    lab.sysctl("router", "net.ipv6.conf.lan0.disable_ipv6", 1)
+    said = router.pd("set", "wan", OLD, code=70).stderr
+    assert "cannot put the address 2001:db8:4000:1::1/64 on lan0" in said
+    assert "IPv6 is switched off on that interface (disable_ipv6)" in said
+    assert len(addresses(router, "lan1")) == 1
+    lab.sysctl("router", "net.ipv6.conf.lan0.disable_ipv6", 0)
+    router.pd("restore")
+    assert quiet(router) and len(addresses(router)) == 1
+
+
+def test_an_address_that_another_node_has(lab: Lab, router: Router, tmp_path: Path) -> None:
+    """One without end stays, and cannot be used; one with a lifetime goes, and it is no good to put
+    it back at once."""
+    lab.sysctl("router", "net.ipv6.conf.lan0.accept_dad", 1)
+    host(router, "a", "2001:db8:4000:1::1/64")
+    said = "another node on the link has address 2001:db8:4000:1::1 "
+    router.pd("set", "wan", OLD)
+    lab.wait(lambda: said in str(router.status()), 10, "duplicate address detection")
+    router.pd("unset", "wan")
+    watcher = Watcher(router, tmp_path)
+    router.set(OLD)
+    watcher.wait(lambda: said in watcher.process.output(), "the same")
+    watcher.reload()
+    watcher.wait(lambda: watcher.process.output().count(said) == 2, "the same again")
+    assert watcher.process.output().count("put address 2001:db8:4000:1::1/64") <= 2
+
+
+def test_a_disk_that_takes_nothing_more(router: Router) -> None:
+    """What was put where is remembered to the next reboot."""
+    router.set(OLD)
+    before = everything(router)
+    for words in ("--bind /var/lib/pdreactor /var/lib/pdreactor",
+                  "-o remount,bind,ro /var/lib/pdreactor"):
+        router.run("mount", *words.split())
+    router.pd("set", "wan", NEW, code=74)
+    assert "2001:db8:8000:1::1/64" in addresses(router)
+    router.pd("unset", "wan", NEW, code=74)
+    assert everything(router) == before.replace("dynamic", "deprecated dynamic") or (
+        "8000" not in everything(router))
+
+
 # ---- slices ------------------------------------------------------------------------------------
 
 SPLIT = UPLINK + """
@@ -424,6 +467,66 @@ def test_the_watch_sees_them_at_once(router: Router, tmp_path: Path) -> None:
     watcher.reload()
     with router.unwritten():
         watcher.reload()
+
+
+VIF_ROUTE = """#!/bin/sh
+# What Xen's vif-route does that matters here.
+set -e
+[ "$(xenstore-read "$XENBUS_PATH/domain")" = web ]
+case $1 in
+online) ip link set dev "$vif" up ;;
+offline) ip link set dev "$vif" down ;;
+esac
+echo "$1" >>/run/called
+"""
+XENSTORE_READ = "#!/bin/sh\n[ \"$1\" = backend/vif/7/0/domain ] && echo web\n"
+SCRIPTS = "/etc/xen/scripts"
+
+
+def test_seed_003_xen_links(lab: Lab) -> None:
+    """Guest "web", behind a veth in the place of a vif: its interface comes online, the prefix
+    changes, it goes."""
+    text = UPLINK + section("vif-*", 16) + section("vif-web", 2)
+    install(lab, text)
+    router = Router(lab, text)
+    ours = (ROOT / "contrib/xen/vif-route-pdreactor").read_text()
+    for path, script in ((f"{SCRIPTS}/vif-route-pdreactor", ours),
+                         (f"{SCRIPTS}/vif-route", VIF_ROUTE),
+                         ("/usr/local/sbin/xenstore-read", XENSTORE_READ)):
+        lab.write("router", path, script, 0o755)
+
+    def hotplug(command: str, vif: str) -> None:
+        env = {"PATH": "/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin", "vif": vif,
+               "XENBUS_PATH": "backend/vif/7/0"}
+        argv = [f"{SCRIPTS}/vif-route-pdreactor", command, "type_if=vif"]
+        done = lab.run("router", argv, env=env, timeout=60)
+        assert done.stderr.count("\n") == (command == "offline")  # which says that it is down
+
+    def guest(prefix: str) -> None:
+        own = prefix.replace("::/56", ":2::2")
+        lab.run("b", ["ip", "-6", "addr", "add", f"{own}/64", "dev", "xen0", "nodad"])
+        lab.run("b", ["ip", "-6", "route", "replace", "default", "via",
+                      own.replace(":2::2", ":2::1"), "dev", "xen0"])
+        lab.wait(lambda: reaches(lab, "isp", own), 5, f"{own} from outside")
+        assert ping(lab, "b", SERVER, "-I", own) == f"answered by {SERVER}"
+
+    router.set("2001:db8:4000::/56")
+    router.run("ip", "link", "add", "vif-web", "type", "veth", "peer", "name", "xen0", "netns",
+               str(lab.pid("b")))
+    lab.run("b", ["ip", "link", "set", "xen0", "up"])
+    hotplug("online", "vif-web")
+    lab.wait(lambda: quiet(router), 5, "all of it")
+    guest("2001:db8:4000::/56")
+    router.set("2001:db8:8000::/56")
+    guest("2001:db8:8000::/56")
+    hotplug("offline", "vif-web")
+    assert "Destination unreachable" in ping(lab, "isp", "2001:db8:8000:2::2")
+    router.run("ip", "link", "del", "vif-web")
+    assert lab.read("router", "/run/called").split() == ["online", "offline"]
+
+
+def section(interface: str, subnet: int) -> str:
+    return f'[[assign]]\nuplink = "wan"\ninterface = "{interface}"\nsubnet = {subnet}\n'
 
 
 # ---- the uplink's own link ---------------------------------------------------------------------

@@ -304,15 +304,33 @@ def test_the_journal_has_what_is_wrong_and_no_more(machine: Machine) -> None:
     assert machine.restore() == ""
 
 
+LAYOUT = """
+[[assign]]
+uplink = "one"
+interface = "lan0"
+subnet = 1
+prefix_length = 128
+
+[sysctl]
+"""
+
+
 def test_a_pass_brings_back_routes_and_rules_of_two_uplinks(unit: Path) -> None:
-    config = TWO.replace("table = 202", f'table = 202\nprefix = "{NEW}"')
+    """And an address, and a setting, which the sandbox lets it set."""
+    config = TWO.replace("table = 202", f'table = 202\nprefix = "{NEW}"') + LAYOUT
+    key, place = "net.ipv6.conf.eth0.accept_ra", f"{EXTERNAL[:-1]}1::1/128"
     with booted(unit, config=config, uplinks=2) as machine:
         before = machine.routing()
         for found in ("lookup 201", "lookup 202", "dev eth0 proto 157", "dev eth1 proto 157"):
             assert found in str(before)
         machine.remove()
+        machine.lab.sysctl("router", key, 1)
+        machine.lab.run("router", ["ip", "-6", "addr", "del", place, "dev", "lan0"])
         assert machine.restore() == ""
         assert machine.routing() == before
+        assert machine.lab.run("router", ["sysctl", "-n", key]).stdout == "2\n"
+        shown = machine.lab.run("router", ["ip", "-6", "addr", "show", "dev", "lan0"]).stdout
+        assert place in shown
         assert machine.translates()
         assert machine.restore() == ""
 

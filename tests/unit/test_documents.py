@@ -267,7 +267,7 @@ def test_the_readme_names_each_verb() -> None:
 
 @pytest.mark.parametrize("document", [
     "README.md", "contrib/from-shell-script/README.md", "contrib/keepalived/README.md",
-    "contrib/firewalls/README.md"])
+    "contrib/firewalls/README.md", "contrib/xen/README.md"])
 def test_links_to_files_are_good(document: str) -> None:
     path = ROOT / document
     for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text()):

@@ -306,8 +306,9 @@ def test_two_addresses_on_each_share_the_slice() -> None:
 
 
 def test_what_a_pattern_never_means() -> None:
-    there = seen("vnet0", "br0", ports=("vnet0",))
-    assert shared(planned(Assign("wan", "*")), there)[0] == {"br0": 0}
+    there = seen("vnet0", "br0", "web", ports=("vnet0",))
+    assert shared(planned(Assign("wan", "*"), Assign("wan", "web", 9)), there)[0] == {
+        "br0": 0, "web": 9}
 
 
 def test_slices_of_others_are_left_out() -> None:
