@@ -27,6 +27,7 @@ from pdreactor.config import KNOWN, parse
 from pdreactor.desired import desired
 from pdreactor.doctor import Finding
 from pdreactor.events import MAX_BLOCK, MAX_PREFIXES
+from pdreactor.layout.keys import KNOWN as LAYOUT
 from pdreactor.nat import gate, netmap, stateless
 from pdreactor.nat.nftables import render
 from pdreactor.reasons import REASONS
@@ -205,7 +206,9 @@ def test_each_key_of_the_configuration_is_described(table: str) -> None:
 
 def test_the_described_keys_exist() -> None:
     described = set(re.findall(r"(?m)^\.It Ic (\w+)", MAN5))
-    assert described == {key for table in KNOWN.values() for key in table}
+    layout = [keys for name, keys in LAYOUT.items() if f".Ss [{name}]" in MAN5
+              or f".Ss [[{name}]]" in MAN5]
+    assert described == {key for table in (*KNOWN.values(), *layout) for key in table}
 
 
 def test_the_example_configuration_has_no_mistakes_with_and_without_its_comments() -> None:
@@ -222,7 +225,8 @@ def test_configurations_in_the_documents_have_no_mistakes(document: str) -> None
     assert blocks
     for indent, block in blocks:
         lines = [line.removeprefix(indent) for line in block.splitlines()]
-        assert parse("\n".join(lines).split("\nEND")[0], "document").translations
+        parsed = parse("\n".join(lines).split("\nEND")[0], "document")
+        assert parsed.translations or parsed.plans
 
 
 # ---- all pages -----------------------------------------------------------------------------------
