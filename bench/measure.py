@@ -1,11 +1,13 @@
 """The measurements. Each takes subjects and returns samples; what they mean is in table.py."""
 
 import json
+import signal
 import time
+from ipaddress import IPv6Address
 from statistics import median
 from typing import NamedTuple
 
-from tests.lab import LabError
+from tests.lab import Lab, LabError, Process
 from tests.lab.lab import PYTHON
 
 from .rig import (
@@ -14,6 +16,7 @@ from .rig import (
     HERE,
     PEER,
     PROGRAM,
+    ROUTED,
     SECOND,
     Command,
     Run,
@@ -21,6 +24,7 @@ from .rig import (
     sent,
     variables,
 )
+from .watcher import peak, spent
 
 HOOK_FILE = "/usr/lib/dhcpcd/dhcpcd-hooks/60-pdreactor"
 
@@ -89,6 +93,47 @@ def watched(subject: Subject, flushes: int, changes: int, seconds: float) -> Wat
     argv = [PYTHON, str(HERE / "watcher.py")]
     done = subject.lab.run("router", argv, input=json.dumps(job), timeout=600)
     return Watched(**json.loads(done.stdout))
+
+
+class Asked(NamedTuple):
+    """What became of neighbour solicitations for random addresses."""
+
+    asked: int
+    seconds: float
+    missing: int  # answers for what is routed
+    wrong: int  # answers with another field than RFC 4861 wants
+    unwanted: int  # answers for what is not routed
+    share: float  # of a core, of the watch
+    rss: int  # KiB, of the watch, at most
+
+
+def solicitations(lab: Lab, watch: Process, rate: int, seconds: float) -> Asked:
+    """Ask that many a second; bench/solicitor.py says how. In between the watch makes a pass."""
+    link = lab.link_to("isp")
+    argv = [PYTHON, "-I", "-S", str(HERE / "solicitor.py"), link.there, link.mac(link.router_host),
+            str(link.network), ROUTED, str(rate), str(seconds)]
+    process = lab.start("isp", argv)
+    process.wait_output("ready", 60)
+    before = spent(watch.pid)
+    time.sleep(seconds / 2)
+    watch.signal(signal.SIGHUP)
+    process.wait(seconds + 30)
+    found = json.loads(process.output().splitlines()[-1])
+    share = (spent(watch.pid) - before) / found["seconds"]
+    return Asked(**found, share=share, rss=peak(watch.pid))
+
+
+def entries(subject: Subject, number: int, rounds: int) -> list[float]:
+    """Seconds that a hook takes to give that many proxy entries another prefix."""
+    times = []
+    for _ in range(rounds):
+        times.append(subject.change().seconds)
+        text = subject.lab.run("router", ["ip", "-6", "neigh", "show", "proxy"]).stdout
+        found = [IPv6Address(line.split()[0]) in subject.prefix for line in text.splitlines()]
+        if found != [True] * number:
+            raise LabError(f"{sum(found):,} of {number:,} proxy entries have followed, "
+                           f"{len(found):,} are there")
+    return times
 
 
 def first_packet(subject: Subject) -> tuple[float, float]:

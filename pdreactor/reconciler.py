@@ -7,7 +7,7 @@ for; routes, conntrack, log and commands come after it, and so do their imports.
 
 import os
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
 from functools import partial
 from ipaddress import IPv6Network
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -36,7 +36,7 @@ from .prefix import compact
 from .reasons import IPV4, LINK, ROUTER, kind_of, leased
 
 if TYPE_CHECKING:
-    from .layout.model import Tunnel
+    from .layout.model import Answering, Tunnel
     from .layout.steps import Laying
     from .report import View
 
@@ -543,7 +543,7 @@ def run_commands(config: Config, reason: str, told: list[dict[str, str]]) -> Non
     for variables in told:
         for command in config.on_change:
             environment = {"PATH": path, "PDREACTOR_REASON": reason, **variables}
-            failure = run(command.argv, environment, command.timeout)
+            failure = run(command.argv, environment, command.timeout, "on_change.timeout")
             if failure:
                 log.warning(f"on_change command {command.argv[0]!r} {failure}")
 
@@ -589,11 +589,21 @@ def look(config: Config) -> "View":
     pending += laying.words if laying else []
     if known.doomed:
         pending.append(f"remove the conntrack entries of {len(known.doomed)} dead generation(s)")
-    problems = wanted.problems + (laying.problems if laying else ())
+    problems = wanted.problems + (laying.problems if laying else ()) + tuple(_unanswered(config))
     wanted = wanted._replace(problems=problems + _further_problems(steered, problems))
     said = (*firewall.notes, *notes(config), *(laying.notes if laying else ()))
     return View(known, wanted, translated, reachable, tuple(pending), damage, said, steered,
                 _counters(config, wanted))
+
+
+def _unanswered(config: Config) -> Iterator[Problem]:
+    """Who stays and answers does not run."""
+    asked = {(one.uplink, one.interface) for one in config.plans.proxies
+             if one.method == "responder"} if config.plans else set()
+    if asked and not state.held(config.state_dir, "watch.lock"):
+        for uplink, interface in sorted(asked):
+            yield Problem(uplink, f"nobody answers neighbour solicitations on {interface}: "
+                                  f"pdreactor watch does not run")
 
 
 def _counters(config: Config, wanted: Desired) -> dict[str, Any]:
@@ -603,6 +613,16 @@ def _counters(config: Config, wanted: Desired) -> dict[str, Any]:
         guarded = {}  # a kernel without nf_tables has no such guard
     done = counters.load(config.state_dir)._asdict()
     return done | {"stopped": guarded, "last_pass": counters.last_pass(config.state_dir)}
+
+
+def answering(config: Config) -> "tuple[Answering, ...]":
+    """Where neighbour solicitations are answered for others, and for whom."""
+    if config.plans is None or not config.plans.proxies:
+        return ()
+    from .layout.draft import answering as drafted
+
+    known, _ = state.load(config.state_dir, keep=True)
+    return tuple(drafted(config, known, wish(config, known).nat, int(time.time())))
 
 
 def flush(config: Config, *, forget: bool) -> None:

@@ -111,6 +111,23 @@ class Lock:
             os.close(self.fd)
 
 
+def held(directory: str, name: str) -> bool:
+    """Whether anybody holds a lock. Writes nothing."""
+    try:
+        fd = os.open(os.path.join(directory, name), os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return False
+
+
 class Unsaved(StateError):
     """The state could not be written; ``known`` is what it would be, for this pass."""
 

@@ -3,6 +3,7 @@
     what the kernel tells   links, addresses, routes, rules, nftables (kernel/notices.py)
     what dhcpcd tells       each event of its script, by its control socket (kernel/dhcpcd.py)
     what time does          lifetimes that end; once a minute, whatever has been missed
+    neighbour discovery     solicitations that are answered for others (layout/responder.py)
     signals                 SIGHUP reads the configuration again, SIGTERM ends it: the rules stay
 
 Nothing here knows what a pass does. Our own changes are told as well: the pass that follows them
@@ -18,12 +19,15 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import counters, events, log, nat, reasons, reconciler, state
 from .errors import ConfigError, PdreactorError, StateError
 from .kernel import dhcpcd, notices, systemd
 from .model import Config, Problem
+
+if TYPE_CHECKING:
+    from .layout.responder import Responder
 
 INTERVAL = 60.0
 """Seconds between two passes when nothing happens."""
@@ -50,6 +54,7 @@ class Watch:
         self._selector = selectors.DefaultSelector()
         self._streams: dict[str, dhcpcd.Stream] = {}
         self._commands = _Commands()
+        self._responder: Responder | None = None
         self._news = notices.News(rules=True)
         self._budget, self._counted = float(BURST), time.monotonic()
         self._failures, self._retry = 0, 0.0
@@ -78,6 +83,8 @@ class Watch:
         for key, _ in self._selector.select(max(0.0, self._due() - time.monotonic())):
             key.data()
         now = time.monotonic()
+        if self._responder and now >= self._responder.due:
+            self._responder.read()
         if now >= self._look:
             self._find_dhcpcd()
             self._look = now + LOOK
@@ -85,7 +92,8 @@ class Watch:
             self._pass()
 
     def _due(self) -> float:
-        return min(self._next, self._look, self._pass_due())
+        due = self._responder.due if self._responder else float("inf")
+        return min(self._next, self._look, self._pass_due(), due)
 
     def _pass_due(self) -> float:
         """When the next pass may be, of those that somebody waits for."""
@@ -126,11 +134,25 @@ class Watch:
         self._budget -= 1
 
     def _reconcile(self, news: notices.News) -> None:
-        outcome = reconciler.reconcile(self.config, REASON, commands=self._commands.add)
+        try:
+            outcome = reconciler.reconcile(self.config, REASON, commands=self._commands.add)
+        finally:
+            self._answer()
         if outcome.changes and news.rules and not news.link and self._next:
             log.info("repaired", **({"changed_by": news.by} if news.by else {}))
             counters.add(self.config.state_dir, repairs=1)
         self._say(outcome.problems)
+
+    def _answer(self) -> None:
+        """Have solicitations answered for what there is now."""
+        wanted = reconciler.answering(self.config)
+        if wanted and self._responder is None:
+            from .layout.responder import Responder
+
+            self._responder = Responder()
+            self._selector.register(self._responder, selectors.EVENT_READ, self._responder.read)
+        if self._responder:
+            self._responder.update(wanted)
 
     def _say(self, problems: tuple[Problem, ...]) -> None:
         """Each problem once, and when all are over."""
@@ -212,7 +234,10 @@ class Watch:
         self._passed = time.time()
         variables = events.parse_environ(block)
         log.debug("dhcpcd holds" if held else "dhcpcd says", reason=events.reason_of(variables))
-        reconciler.heard(self.config, variables, self._commands.add, held=held)
+        try:
+            reconciler.heard(self.config, variables, self._commands.add, held=held)
+        finally:
+            self._answer()
         self._next = min(self._next, time.monotonic() + self._wait())
 
     # ---- configuration and signals ---------------------------------------------------------

@@ -4,8 +4,9 @@
 #     sh tests/setup.sh
 #
 # Installs missing Debian packages, unpacks the DHCPv6 server of the test network privately into
-# .cache/kea, the daemons of a fail-over pair into .cache/pair and other people's firewalls into
-# .cache/firewalls, a kernel for the guest into .cache/guest, and makes two virtual environments:
+# .cache/kea, the daemons of a fail-over pair into .cache/pair, ndppd into .cache/ndppd, other people's
+# firewalls into .cache/firewalls and a kernel for the guest into .cache/guest, and makes two virtual
+# environments:
 #
 #     .venv         Debian's own pyroute2, structlog, tenacity and python-iptables: the oldest that
 #                   are supported
@@ -172,6 +173,7 @@ install_packages
 unpack_daemons kea kea-dhcp6 $SERVER
 # shellcheck disable=SC2086
 unpack_daemons pair conntrackd $PAIR
+unpack_daemons ndppd ndppd ndppd
 unpack_firewalls
 sh "$ROOT/tests/guest/prepare.sh"
 if ! venvs_current; then

@@ -9,6 +9,7 @@ from ..model import (
     ONLINK,
     Config,
     Nat,
+    Pair,
     Prefix,
     Problem,
     Route,
@@ -21,11 +22,13 @@ from . import tunnels
 from .model import (
     KERNEL,
     NDPPD,
+    RESPONDER,
     Address,
     Answering,
     Assign,
     Layout,
     Link,
+    Mapped,
     Neighbour,
     Plans,
     Proxy,
@@ -57,7 +60,7 @@ def layout(config: Config, state: State, seen: Seen, now: int) -> Layout:
         addresses=tuple(dict.fromkeys(addresses)),
         routes=tuple(routes),
         neighbours=tuple(dict.fromkeys(_neighbours(plans, config, state, now))),
-        ndppd=tuple(_ndppd(plans, config, state, now)),
+        ndppd=tuple(_ndppd(plans, config, state, seen, now)),
         sysctls=tuple(dict(_sysctls(config, plans, seen)).items()),
         slices=shares.rows,
         endpoints=tuple(tunnels.endpoints(plans, links)),
@@ -209,26 +212,28 @@ def answering(config: Config, state: State, nat: Nat, now: int) -> Iterator[Answ
     hosts have internal ones."""
     plans = config.plans or Plans()
     by: dict[str, list[IPv6Network]] = {}
-    for proxy in _asked(plans, "responder"):
+    for proxy in _asked(plans, RESPONDER):
         by.setdefault(proxy.interface, []).extend(_parts(proxy, config, state, now))
+    outside = tuple(sorted({uplink.interface for uplink in config.uplinks}))
     for interface, networks in by.items():
-        mapped = tuple((external, internal) for lane in nat.lanes if lane.interface == interface
-                       for internal, external in _inward(lane.outbound, lane.inbound))
-        yield Answering(interface, tuple(networks), mapped)
+        mapped = (Mapped(external, internal, lane.mode)
+                  for lane in nat.lanes if lane.interface == interface
+                  for internal, external in (*lane.outbound, *map(_turned, lane.inbound)))
+        yield Answering(interface, tuple(networks), tuple(dict.fromkeys(mapped)), outside)
 
 
-def _inward(outbound: Iterable[tuple[IPv6Network, IPv6Network]],
-            inbound: Iterable[tuple[IPv6Network, IPv6Network]],
-            ) -> Iterator[tuple[IPv6Network, IPv6Network]]:
-    """(internal, external) of either direction, each once."""
-    return iter(dict.fromkeys((*outbound, *((inner, outer) for outer, inner in inbound))))
+def _turned(pair: Pair) -> Pair:
+    return pair[1], pair[0]
 
 
-def _ndppd(plans: Plans, config: Config, state: State,
+def _ndppd(plans: Plans, config: Config, state: State, seen: Seen,
            now: int) -> Iterator[tuple[str, tuple[IPv6Network, ...]]]:
+    """It has nothing to do with a link that is down: see ndppd.py."""
     by: dict[str, list[IPv6Network]] = {}
     for proxy in _asked(plans, NDPPD):
-        by.setdefault(proxy.interface, []).extend(_parts(proxy, config, state, now))
+        up = proxy.interface in seen.links and seen.links[proxy.interface].up
+        by.setdefault(proxy.interface, []).extend(
+            _parts(proxy, config, state, now) if up else ())
     return ((interface, tuple(networks)) for interface, networks in by.items())
 
 

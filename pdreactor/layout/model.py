@@ -4,7 +4,7 @@ the state remembers it, and as the kernel should hold it. Imported only where th
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import NamedTuple
 
-from ..model import Pair, Problem, Route
+from ..model import Problem, Route
 
 IN4, SIXTOFOUR, SIXRD = "6in4", "6to4", "6rd"
 """``mode`` of a tunnel: RFC 4213, RFC 3056, RFC 5969."""
@@ -105,6 +105,7 @@ class Traces(NamedTuple):
     proxied: tuple[tuple[str, str], ...] = ()  # (interface, address) that the kernel answers for
     sysctls: tuple[tuple[str, str], ...] = ()  # (key, what it was before)
     endpoints: tuple[tuple[str, str], ...] = ()  # (tunnel, its IPv4 address here): what was told
+    ndppd: bool = False  # ndppd's configuration is there, and is ours
 
 
 # ---- desired ---------------------------------------------------------------------------------
@@ -139,13 +140,23 @@ class Neighbour(NamedTuple):
     address: IPv6Address
 
 
+class Mapped(NamedTuple):
+    """A pair of the translation."""
+
+    external: IPv6Network
+    internal: IPv6Network
+    mode: str = "netmap"
+
+
 class Answering(NamedTuple):
-    """Neighbour discovery on one link is answered for what is in ``networks`` and has a route
-    elsewhere; ``mapped`` are (external, internal) pairs of the translation."""
+    """Neighbour discovery on one link is answered for what is in ``networks`` and has a route that
+    leaves by none of the interfaces in ``outside``; the hosts of ``mapped`` have internal
+    addresses."""
 
     interface: str
     networks: tuple[IPv6Network, ...]
-    mapped: tuple[Pair, ...] = ()
+    mapped: tuple[Mapped, ...] = ()
+    outside: tuple[str, ...] = ()  # where other uplinks are
 
 
 class Layout(NamedTuple):

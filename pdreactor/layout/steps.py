@@ -13,7 +13,7 @@ from ..errors import PdreactorError, StateError
 from ..kernel import rtlink
 from ..kernel.rtnl import Rtnl
 from ..model import ONLINK, SIXRD, SIXTOFOUR, Config, Problem, State
-from . import laying, sources
+from . import laying, ndppd, sources
 from .draft import layout
 from .model import Address, Layout, Plans, Traces
 
@@ -74,7 +74,9 @@ class Laying:
         self.layout: Layout = layout(config, known, self._observed.seen, now)
         self.change = laying.plan(self._observed, self.layout, self.traces, manage=plans.sysctl,
                                   protocol=config.protocol, now=now)
+        self._ndppd = ndppd.plan(self.layout.ndppd, self.traces.ndppd)
         self.notes = () if plans.sysctl else tuple(laying.unset(self.layout))
+        self.notes += self._ndppd.notes
         self.moved: dict[str, tuple[str, str]] = {}  # {tunnel: (old, new) IPv4 address here}
         self.failed: list[PdreactorError] = []
         self.unsaved: StateError | None = None
@@ -87,12 +89,12 @@ class Laying:
     @property
     def words(self) -> list[str]:
         """The change for people."""
-        return laying.words(self.change)
+        return laying.words(self.change) + self._ndppd.words
 
     def links(self, update: Update) -> None:
         """First of all. What is put into the kernel is noted before."""
         noted = laying.before(self.traces, self.change)
-        self._note(noted, update)
+        self._note(noted._replace(ndppd=noted.ndppd or bool(self._ndppd.write)), update)
         if self.change.make or self.change.change:
             with Rtnl() as rtnl:
                 laying.lay_links(rtnl, self.change, self.failed)
@@ -115,8 +117,10 @@ class Laying:
     def rest(self, rtnl: Rtnl, update: Update) -> None:
         """Last; what is not there any more is forgotten."""
         laying.lay_rest(rtnl, self.change, self.failed)
+        _attempt(self._ndppd, self.failed)
         if not self.failed:
-            self._note(laying.after(self.traces, self.layout, manage=self._manage), update)
+            after = laying.after(self.traces, self.layout, manage=self._manage)
+            self._note(after._replace(ndppd=after.ndppd and bool(self.layout.ndppd)), update)
 
     def _note(self, traces: Traces, update: Update) -> None:
         self.traces = traces
@@ -127,6 +131,13 @@ class Laying:
                 update(partial(_with, traces=kept))
             except StateError as exc:
                 self.unsaved = exc  # of a full disk; what is put there has a mark of ours, mostly
+
+
+def _attempt(change: ndppd.Change, failed: list[PdreactorError]) -> None:
+    try:
+        ndppd.apply(change)
+    except PdreactorError as exc:
+        failed.append(exc)
 
 
 def _with(state: State, traces: Traces | None) -> State:
@@ -141,6 +152,7 @@ def flush(config: Config, known: State, update: Update) -> None:
                              manage=False, protocol=config.protocol, now=int(time.time()))
         laying.lay_addresses(rtnl, change, config.protocol, failed)
         laying.lay_rest(rtnl, change, failed)
+    _attempt(ndppd.plan((), bool(known.traces and known.traces.ndppd)), failed)
     if failed:
         raise failed[0]
     if known.traces is not None:

@@ -16,6 +16,7 @@ def encode(traces: Traces) -> dict[str, Any]:
         "proxied": [list(one) for one in traces.proxied],
         "sysctls": [list(one) for one in traces.sysctls],
         "endpoints": [list(one) for one in traces.endpoints],
+        "ndppd": traces.ndppd,
     }
 
 
@@ -30,6 +31,7 @@ def decode(document: dict[str, Any]) -> Traces:
         proxied=tuple((_name(i), str(IPv6Address(a))) for i, a in document["proxied"]),
         sysctls=tuple((_key(k), _value(v)) for k, v in document["sysctls"]),
         endpoints=tuple((_name(t), str(IPv4Address(a))) for t, a in document["endpoints"]),
+        ndppd=bool(document.get("ndppd")),
     )
 
 
