@@ -58,7 +58,8 @@ def home(net: Net) -> Machine:
 
 def test_a_tunnel_is_made_as_asked_and_carries_packets(home: Machine, net: Net) -> None:
     tunnel, link = home.tunnel("he6"), home.link("he6")
-    assert (tunnel["local"], tunnel["remote"], tunnel["ttl"]) == ("198.51.100.2", "198.51.100.1", 64)
+    assert (tunnel["local"], tunnel["remote"], tunnel["ttl"]) == (
+        "198.51.100.2", "198.51.100.1", 64)
     assert tunnel["pmtudisc"] is True
     assert (link["mtu"], link["ifalias"]) == (1480, "pdreactor")
     assert list(home.addresses("he6")) == ["2001:db8:a::3/127"]

@@ -399,6 +399,7 @@ def keys(value: Any, where: str = "") -> Iterator[tuple[str, list[str]]]:
 @needs_root
 def test_status_keys_are_stable(net: Box) -> None:
     net.ip("link", "add", "name", "vif1", "type", "bridge")
+    net.ip("link", "set", "vif1", "up")
     net.configure(net.config.read_text().partition("\n")[2] + LAYOUT)
     net.hook(block("BOUND6", prefix=P1))
     net.hook(block("RENEW6", prefix=P2))
