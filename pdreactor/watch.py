@@ -23,7 +23,7 @@ from typing import Any
 from . import counters, events, log, nat, reasons, reconciler, state
 from .errors import ConfigError, PdreactorError, StateError
 from .kernel import dhcpcd, notices, systemd
-from .model import Config, Problem
+from .model import ONLINK, Config, Problem
 
 INTERVAL = 60.0
 """Seconds between two passes when nothing happens."""
@@ -265,7 +265,8 @@ def _interest(config: Config) -> notices.Interest:
     return notices.Interest(
         frozenset(uplink.interface for uplink in config.uplinks), config.protocol,
         frozenset(tables | {config.priority}),
-        nat.tables(config)[0], config.plans is not None)
+        nat.tables(config)[0],
+        config.plans is not None or any(one.source == ONLINK for one in config.uplinks))
 
 
 class _Signals:

@@ -446,6 +446,7 @@ def test_interfaces_that_match_a_pattern_keep_their_slices(router: Router) -> No
     router.run("ip", "link", "del", "vif2.0")
     router.run("ip", "link", "del", "vif0.5")
     router.pd("restore")  # as at boot: none of them is there yet
+    router.pd("flush")
     link(router, "vif2.0", "vif1.0")
     router.set("2001:db8:8000::/56")
     assert slices(router) == {"vif2.0": [*two, "2001:db8:8000:11::1/64"],
@@ -605,6 +606,23 @@ def test_advertisements_that_say_the_same_write_nothing(lab: Lab, router: Router
     lab.advertise(f"{NATIVE},0,9000")
     lab.wait(lambda: learned(router) and lab.read("router", STATE) != written, 5, "deprecation")
     assert router.status()["uplinks"][0]["prefixes"][0]["preferred_left"] == 0
+
+
+def test_dhcpcd_reads_the_advertisements(lab: Lab, router: Router) -> None:
+    """And its hook tells of them."""
+    router.configure(ON_LINK + section("eth0", 0) + 'host = "::11"\nprefix_length = 128\n')
+    router.run("make", "-sC", str(ROOT), "install", "PREFIX=/var/lib/installed", "SYSTEMD=no",
+               timeout=60)
+    lab.start_dhcpcd(DHCPCD_CONF.format(interface="eth0").replace("    noipv6rs\n", ""))
+    lab.wait(lambda: router.run("sysctl", "-n", "net.ipv6.conf.eth0.accept_ra") == "0\n", 10,
+             "dhcpcd to take over")
+
+    def told(native: str) -> bool:
+        lab.advertise(f"{native},3600,7200")
+        return native.replace("::/64", "::11/128") in addresses(router, "eth0")
+
+    for native in (NATIVE, NEXT):
+        lab.wait(lambda native=native: told(native), 10, native)
 
 
 def test_hosts_are_translated_to_an_on_link_64(lab: Lab, router: Router) -> None:
