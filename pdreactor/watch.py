@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from . import counters, entries, events, log, looking, nat, on_change, reasons, reconciler, state
 from .errors import ConfigError, PdreactorError, StateError
 from .kernel import dhcpcd, notices, systemd
-from .model import Config, Problem
+from .model import ONLINK, Config, Problem
 
 if TYPE_CHECKING:
     from .layout.responder import Responder
@@ -294,7 +294,8 @@ def _interest(config: Config) -> notices.Interest:
     return notices.Interest(
         frozenset({uplink.interface for uplink in config.uplinks} | under | made), config.protocol,
         frozenset(tables | {config.priority}),
-        nat.tables(config)[0], config.plans is not None)
+        nat.tables(config)[0],
+        config.plans is not None or any(one.source == ONLINK for one in config.uplinks))
 
 
 class _Signals:

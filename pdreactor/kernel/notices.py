@@ -30,6 +30,8 @@ IFADDR, IFA_ADDRESS, DADFAILED = struct.Struct("=BBBBI"), 1, 0x08
 """linux/if_addr.h: struct ifaddrmsg, IFA_F_DADFAILED."""
 IFF_UP, IFF_RUNNING = 0x1, 0x40
 RT_TABLE_COMPAT, RT_TABLE_MAIN = 252, 254
+RTPROT_KERNEL = 2
+"""rtm_protocol of routes to what is on a link, by an address or an advertisement."""
 REJECTING = (6, 7, 8)
 """rtm_type: blackhole, unreachable, prohibit."""
 CLONED = 0x200
@@ -49,7 +51,7 @@ class Interest(NamedTuple):
     protocol: int  # of our routes and rules
     tables: frozenset[int]  # where we have routes
     nftables: frozenset[str]  # names of the tables of family ip6 where we have rules
-    everywhere: bool = False  # all links, and IPv4 addresses: for what is beside the translation
+    everywhere: bool = False  # all links, what is on them, and IPv4 addresses
 
 
 class News(NamedTuple):
@@ -134,7 +136,8 @@ class Notices:
         main = table == RT_TABLE_MAIN
         ours = (protocol == self.interest.protocol or table in self.interest.tables
                 or table == RT_TABLE_COMPAT or (main and kind in REJECTING))
-        return News(rules=ours, link=main and length == 0 and not ours)
+        nearby = length == 0 or (self.interest.everywhere and protocol == RTPROT_KERNEL)
+        return News(rules=ours, link=main and nearby and not ours)
 
     # ---- nftables --------------------------------------------------------------------------
 

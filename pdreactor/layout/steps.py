@@ -163,7 +163,7 @@ def _with(state: State, traces: Traces | None) -> State:
 
 
 def flush(config: Config, known: State, update: Update) -> None:
-    """Take all of it away. Raises the first error."""
+    """Take all of it away; what was learned stays. Raises the first error."""
     failed: list[PdreactorError] = []
     with Rtnl() as rtnl:
         change = laying.plan(laying.observe(rtnl), Layout(), known.traces or Traces(),
@@ -174,4 +174,5 @@ def flush(config: Config, known: State, update: Update) -> None:
     if failed:
         raise failed[0]
     if known.traces is not None:
-        update(partial(_with, traces=None))
+        kept = Traces(sixrd=known.traces.sixrd, slices=known.traces.slices)
+        update(partial(_with, traces=kept if any(kept) else None))

@@ -73,6 +73,8 @@ def test_with_a_layout_every_link_and_address_counts() -> None:
     heard.interest = INTEREST._replace(everywhere=True)
     for family in (socket.AF_INET, socket.AF_INET6):
         assert heard._route(20, address(family)) == heard._route(21, address(family)) == LINK
+    assert heard._route(24, route(64, 254, 2)) == LINK  # of an advertisement
+    assert heard._route(24, route(48, 254, 186)) == NOTHING
     taken = struct.pack("=BBBBI", socket.AF_INET6, 64, 0x08, 0, 1) + attribute(1, bytes(15) + b"\1")
     assert heard._route(21, taken) == News(duplicate="::1 on lo")
     assert heard._route(20, taken) == LINK
