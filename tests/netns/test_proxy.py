@@ -62,12 +62,14 @@ class Proxy:
         self.router.run("ip", "-6", "addr", "add", f"{gateway}/{length}", "dev", "lan0", "nodad")
         self.lab.run("a", ["ip", "-6", "addr", "add", f"{host}/{length}", "dev", "eth0", "nodad"])
 
-    def ask(self, *packets: bytes, last: str = HOST) -> list[tuple[str, str, Advertisement]]:
+    def ask(self, *packets: bytes, last: str = HOST,
+            mac: str = "") -> list[tuple[str, str, Advertisement]]:
         """What comes back for these packets, before the answer for ``last``: (to whom, sender's
-        hardware address, packet). Those that the kernels ask of each other do not count."""
+        hardware address, packet). Those that the kernels ask of each other do not count. Unicast
+        packets are sent to ``mac``, by default the router's."""
         end = solicitation(PEER, last, link_option(MAC))
         sources = {str(IPv6Address(one[8:24])) for one in packets}
-        argv = [PYTHON, "-I", "-S", str(SCRIPTS / "solicit.py"), "wan", self.mac,
+        argv = [PYTHON, "-I", "-S", str(SCRIPTS / "solicit.py"), "wan", mac or self.mac,
                 end.hex(), *(one.hex() for one in packets)]
         done = self.lab.run("isp", argv, check=False)
         assert done.returncode == 0, f"{last} was not answered for: {done.stdout}{done.stderr}"
@@ -219,6 +221,8 @@ HOSTILE = {
 def test_what_must_be_discarded_is(standing: Proxy) -> None:
     """RFC 4861 section 7.1.1."""
     assert standing.ask(*HOSTILE.values(), last=GATEWAY) == []
+    probe = solicitation(PEER, HOST, LINK_OPTION, destination=HOST)
+    assert standing.ask(probe, last=GATEWAY, mac="02:00:00:00:99:99") == []  # for another node
     assert standing.watcher.process.running
 
 
