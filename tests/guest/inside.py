@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
@@ -25,8 +24,8 @@ import pdreactor.nat.nftables
 import pdreactor.reconciler
 import pdreactor.routing
 from tests.guest.conftest import MARK
-from tests.lab import Lab
-from tests.netns.pd import ENVIRONMENT, Router
+from tests.lab import Lab, Process
+from tests.netns.pd import ENVIRONMENT, ROOT, Router
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -50,6 +49,15 @@ CONFIG: Any = None
 
 class Machine(Router):
     """A machine of a test network with pdreactor on it."""
+
+    def __init__(self, lab: Lab, text: str, machine: str) -> None:
+        """With this configuration."""
+        super().__init__(lab, text, machine=machine)
+
+    def configure(self, text: str) -> None:
+        """Write /etc/pdreactor.toml."""
+        self.text = text
+        super().configure(text)
 
     def pd(self, *arguments: str, code: int | None = 0) -> "CompletedProcess[str]":
         """Run a verb. Its exit code must be ``code``; None takes any."""
@@ -87,9 +95,9 @@ class Machine(Router):
 
     # ---- the machine -----------------------------------------------------------------------
 
-    def ip(self, *arguments: str) -> str:
+    def ip(self, words: str) -> str:
         """ip(8) on it."""
-        return self.run("ip", *arguments)
+        return self.run("ip", *words.split())
 
     def link(self, name: str) -> dict[str, Any]:
         """What ip(8) says of a link; empty when there is none."""
@@ -117,9 +125,11 @@ class Machine(Router):
                 for link in json.loads(text) for one in link.get("addr_info", ())}
 
     def move(self, interface: str, old: str, new: str) -> None:
-        """Its IPv4 address changes, as DHCP would do it."""
-        self.ip("-4", "addr", "del", old, "dev", interface)
-        self.ip("-4", "addr", "add", new, "dev", interface)
+        """Its IPv4 address changes, as by DHCP."""
+        self.ip(f"-4 addr del {old} dev {interface}")
+        self.ip(f"-4 addr add {new} dev {interface}")
+        gateway = new.rpartition(".")[0] + ".1"
+        self.ip(f"-4 route replace default via {gateway} dev {interface}")
 
 
 def _inside(pid: int, call: Callable[[], int], out: int, err: int) -> int:
@@ -146,46 +156,90 @@ def _inside(pid: int, call: Callable[[], int], out: int, err: int) -> int:
 
 # ---- the network -------------------------------------------------------------------------------
 
-CARRIER = "198.51.100.0/24", "203.0.113.0/24"
-"""IPv4 between ``home`` and ``broker``: where home is, and where it moves to."""
-
-
 class Net(Lab):
     """The same machines in a row, each behind the next:
 
-        host (b) --- home (a) --- broker (router) --- isp
+        b (eth0) --- (lan1) a (eth0) --- (lan0) router (eth0) --- (wan) isp
 
-    between home and broker there is IPv4 as well. lan1 is home's link to host, eth0 of home the one
-    to broker, where that is lan0.
+    Between a and router there is IPv4 as well, 198.51.100.0/24 and 203.0.113.0/24.
     """
 
     def __enter__(self) -> "Net":
         super().__enter__()
-        self.run("router", ["ip", "link", "set", "lan1", "netns", str(self.pid("a"))])
+        self.ip("router", f"link set lan1 netns {self.pid('a')}")
         self.run("a", ["sysctl", "-qw", "net.ipv6.conf.all.forwarding=1",
                        "net.ipv4.conf.all.forwarding=1", "net.ipv4.conf.all.rp_filter=0"])
         self.run("router", ["sysctl", "-qw", "net.ipv4.conf.all.forwarding=1"])
-        for line in ("link set lan1 up", "addr add fd5e:ed00:1234:1::1/64 dev lan1 nodad",
-                     "neigh add fd5e:ed00:1234:1::2 lladdr 02:00:00:00:02:02 dev lan1",
-                     "route del default"):
-            self.run("a", ["ip", "-6", *line.split()])
-        for line in ("addr add 198.51.100.2/24 dev eth0", "route add default via 198.51.100.1"):
-            self.run("a", ["ip", "-4", *line.split()])
-        for address in ("198.51.100.1/24", "203.0.113.1/24"):
-            self.run("router", ["ip", "-4", "addr", "add", address, "dev", "lan0"])
+        self.ip("a", "link set lan1 up", "-6 addr add fd5e:ed00:1234:1::1/64 dev lan1 nodad",
+                "neigh add fd5e:ed00:1234:1::2 lladdr 02:00:00:00:02:02 dev lan1",
+                "-6 route del default", "-4 addr add 198.51.100.2/24 dev eth0",
+                "-4 route add default via 198.51.100.1")
+        self.ip("router", "-4 addr add 198.51.100.1/24 dev lan0",
+                "-4 addr add 203.0.113.1/24 dev lan0")
         return self
+
+    def processes(self) -> Iterator[Process]:
+        """Those that were started, the last one first."""
+        return reversed(self._processes)
+
+    def ip(self, machine: str, *lines: str) -> None:
+        """ip(8) on a machine, a command each."""
+        for line in lines:
+            self.run(machine, ["ip", *line.split()])
+
+
+class Standing:
+    """The network that tests share, but for what a failed test has left of one."""
+
+    def __init__(self) -> None:
+        self._net: Net | None = None
+
+    def get(self) -> Net:
+        """The one that stands, or a new one."""
+        if self._net is None:
+            self._net = Net().__enter__()
+        return self._net
+
+    def drop(self) -> None:
+        """Remove it."""
+        if self._net is not None:
+            self._net.close()
+            self._net = None
+
+
+@pytest.fixture(scope="session")
+def standing() -> Iterator[Standing]:
+    """One for all."""
+    one = Standing()
+    yield one
+    one.drop()
 
 
 @pytest.fixture
-def net() -> Iterator[Net]:
-    """A network that nobody has touched."""
-    with Net() as network:
-        yield network
+def net(standing: Standing, request: pytest.FixtureRequest) -> Iterator[Net]:
+    """A network for one test, which leaves nothing behind but what pdreactor takes back."""
+    network = standing.get()
+    before = request.session.testsfailed
+    yield network
+    if request.session.testsfailed > before:
+        standing.drop()
+        return
+    for process in network.processes():
+        process.kill()
+    for name in ("a", "b", "router"):
+        if network.path(name, "/var/lib/pdreactor/state.json").exists():
+            Machine(network, MINIMAL, name).pd("flush", "--forget")
+    a = Machine(network, MINIMAL, "a")
+    for address in a.ipv4("eth0") - {"198.51.100.2/24"}:
+        a.move("eth0", address, "198.51.100.2/24")
 
 
-def example(name: str, **changes: str) -> str:
+MINIMAL = '[uplink.any]\ninterface = "eth0"\n'
+
+
+def example(name: str, changes: Mapping[str, str]) -> str:
     """An example configuration with other names and addresses in it."""
-    path = Path(__file__).parents[2] / "contrib/examples" / f"{name}.toml"
+    path = ROOT / "contrib/examples" / f"{name}.toml"
     text = path.read_text(encoding="utf-8")
     for old, new in changes.items():
         assert old in text, f"{path} has no {old}"

@@ -1,7 +1,6 @@
-"""Links of kind sit: made, changed in place, repaired, removed. One network for all."""
+"""Links of kind sit: made, changed in place, repaired, removed."""
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
@@ -31,26 +30,14 @@ def he(**keys: object) -> str:
     return HE.format(keys="".join(f"{key} = {json.dumps(one)}\n" for key, one in keys.items()))
 
 
-@pytest.fixture(scope="module")
-def net() -> Iterator[Net]:
-    """One network; each test begins with no tunnel at home."""
-    with Net() as network:
-        network.run("router", ["ip", "link", "add", "far", "type", "sit", "local",
-                               "198.51.100.1", "remote", "198.51.100.2", "ttl", "64"])
-        for line in ("link set far up", "addr add 2001:db8:a::2/127 dev far",
-                     "route add 2001:db8:77::/48 dev far"):
-            network.run("router", ["ip", *line.split()])
-        network.run("isp", ["ip", "-6", "route", "add", "2001:db8:a::/64", "via",
-                            "2001:db8:ffff::2", "dev", "wan"])
-        yield network
-
-
 @pytest.fixture
 def home(net: Net) -> Machine:
-    """Home, with the tunnel."""
-    machine = Machine(net, he(), machine="a")
-    for address in machine.ipv4("eth0") - {"198.51.100.2/24"}:
-        machine.move("eth0", address, "198.51.100.2/24")
+    """a, with the tunnel; its far end is on router."""
+    machine = Machine(net, he(), "a")
+    if not net.path("router", "/sys/class/net/far").exists():
+        net.ip("router", "link add far type sit local 198.51.100.1 remote 198.51.100.2 ttl 64",
+               "link set far up", "addr add 2001:db8:a::2/127 dev far")
+        net.ip("isp", "route add 2001:db8:a::/64 via 2001:db8:ffff::2 dev wan")
     machine.pd("restore")
     machine.run("rm", "-f", "/run/told")
     return machine
@@ -58,8 +45,8 @@ def home(net: Net) -> Machine:
 
 def test_a_tunnel_is_made_as_asked_and_carries_packets(home: Machine, net: Net) -> None:
     tunnel, link = home.tunnel("he6"), home.link("he6")
-    assert (tunnel["local"], tunnel["remote"], tunnel["ttl"]) == (
-        "198.51.100.2", "198.51.100.1", 64)
+    ends = tunnel["local"], tunnel["remote"]
+    assert (*ends, tunnel["ttl"]) == ("198.51.100.2", "198.51.100.1", 64)
     assert tunnel["pmtudisc"] is True
     assert (link["mtu"], link["ifalias"]) == (1480, "pdreactor")
     assert list(home.addresses("he6")) == ["2001:db8:a::3/127"]
@@ -75,11 +62,9 @@ def test_the_end_point_follows_the_address_in_place(home: Machine, net: Net) -> 
     home.hook("BOUND", {"new_ip_address": "198.51.100.77"})
     assert home.tunnel("he6")["local"] == "198.51.100.77"
     assert home.link("he6")["ifindex"] == before["ifindex"]
-    net.run("router", [*"ip link set far type sit remote 198.51.100.77 local 198.51.100.1".split(),
-                       "ttl", "64"])
+    net.ip("router", "link set far type sit remote 198.51.100.77 local 198.51.100.1 ttl 64")
     assert reaches(net, "a", "2001:db8:e::1")
-    net.run("router", [*"ip link set far type sit remote 198.51.100.2 local 198.51.100.1".split(),
-                       "ttl", "64"])
+    net.ip("router", "link set far type sit remote 198.51.100.2 local 198.51.100.1 ttl 64")
     home.settled()
 
 
@@ -93,13 +78,13 @@ def test_commands_are_told_of_each_end_point_once(home: Machine, net: Net) -> No
 
 def test_between_two_leases_the_tunnel_stays(home: Machine) -> None:
     before = home.link("he6")["ifindex"]
-    home.ip("-4", "addr", "del", "198.51.100.2/24", "dev", "eth0")
+    home.ip("-4 addr del 198.51.100.2/24 dev eth0")
     home.hook("EXPIRE")
     assert home.link("he6")["ifindex"] == before
     status = home.status()
     assert "interface eth0 has no IPv4 address" in str(status["problems"])
-    home.ip("-4", "addr", "add", "198.51.100.2/24", "dev", "eth0")
-    home.ip("-4", "route", "add", "default", "via", "198.51.100.1")
+    home.ip("-4 addr add 198.51.100.2/24 dev eth0")
+    home.ip("-4 route add default via 198.51.100.1")
     home.pd("restore")
     assert home.link("he6")["ifindex"] == before
 
@@ -147,13 +132,13 @@ relay = "198.51.100.1"
 
 
 def test_what_others_do_to_it_is_repaired(home: Machine, net: Net) -> None:
-    home.ip("link", "set", "he6", "down")
+    home.ip("link set he6 down")
     home.pd("restore")
     assert reaches(net, "a", "2001:db8:e::1")
-    home.ip("link", "set", "he6", "type", "sit", "remote", "203.0.113.1", "ttl", "1")
+    home.ip("link set he6 type sit remote 203.0.113.1 ttl 1")
     home.pd("restore")
     assert reaches(net, "a", "2001:db8:e::1")
-    home.ip("link", "del", "he6")
+    home.ip("link del he6")
     home.pd("restore")
     assert reaches(net, "a", "2001:db8:e::1")
     home.settled()
@@ -161,18 +146,18 @@ def test_what_others_do_to_it_is_repaired(home: Machine, net: Net) -> None:
 
 def test_a_link_of_others_is_left_alone_and_said(home: Machine) -> None:
     home.pd("flush", "--forget")
-    home.ip("link", "add", "he6", "type", "sit", "remote", "203.0.113.1")
+    home.ip("link add he6 type sit remote 203.0.113.1")
     before = home.link("he6")
     done = home.pd("restore")
     assert "link he6 was made by others" in done.stderr
     assert home.link("he6") == before
-    assert "198.51.100" not in home.ip("-6", "route")
-    home.ip("link", "del", "he6")
+    assert "198.51.100" not in home.ip("-6 route")
+    home.ip("link del he6")
 
 
 def test_a_link_that_a_pass_could_not_finish_is_taken_over(home: Machine, net: Net) -> None:
     home.pd("flush", "--forget")
-    home.ip(*"link add he6 type sit remote 198.51.100.1 local 198.51.100.2 ttl 64".split())
+    home.ip("link add he6 type sit remote 198.51.100.1 local 198.51.100.2 ttl 64")
     home.pd("restore")
     assert home.link("he6")["ifalias"] == "pdreactor"
     assert reaches(net, "a", "2001:db8:e::1")
@@ -200,7 +185,7 @@ print(*codes, main(["restore"]), main(["plan"]))
 def test_the_newest_pyroute2_asks_for_the_same(home: Machine, net: Net) -> None:
     if not NEWEST.exists():
         pytest.skip("no .venv-newest")
-    home.ip("link", "del", "he6")
+    home.ip("link del he6")
     done = net.run("a", [str(NEWEST), "-c", NEWEST_SAYS], timeout=120, env=ENVIRONMENT)
     assert done.stdout.splitlines()[-1] == "0 0 0 0", done.stdout + done.stderr
     assert home.tunnel("he6")["ttl"] == 255
@@ -208,11 +193,11 @@ def test_the_newest_pyroute2_asks_for_the_same(home: Machine, net: Net) -> None:
 
 
 def test_the_watch_follows_the_address_and_repairs(home: Machine, net: Net) -> None:
-    home.ip("link", "del", "he6")
+    home.ip("link del he6")
     watch = home.start("-v", "watch")
     net.wait(lambda: home.tunnel("he6"), 60, "the first pass of the watch")
     home.move("eth0", "198.51.100.2/24", "198.51.100.77/24")
     net.wait(lambda: home.tunnel("he6").get("local") == "198.51.100.77", 60, "the new end point")
-    home.ip("link", "del", "he6")
+    home.ip("link del he6")
     net.wait(lambda: home.tunnel("he6").get("local") == "198.51.100.77", 60, "the repair")
     watch.stop()
