@@ -468,7 +468,7 @@ def test_another_length_takes_the_place() -> None:
 
 def test_a_duplicate_is_said() -> None:
     found = change(observed(SeenAddress(A1, OURS, failed=True)), Layout(addresses=(A1,)))
-    assert not found and "in use by another node" in found.problems[0].message
+    assert not found and "another node on the link" in found.problems[0].message
 
 
 def test_words_count_many() -> None:
