@@ -373,7 +373,7 @@ subnet = 64
 
 [[assign]]
 uplink = "wan"
-interface = "vif1"
+interface = "wan0"
 subnet = 1
 prefix_length = 128
 
