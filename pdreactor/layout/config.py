@@ -166,8 +166,8 @@ def _check_created(assigns: list[Values], tunnels: Mapping[str, Values],
 def _check_together(rows: Mapping[str, list[Values]], translations: list[Values],
                     mistakes: list[str]) -> None:
     """What is on a link, routed or translated is nobody else's, but that a [[route]] may be around
-    others: the longer one counts. Longer than /64 it may be within what is shorter: then it is taken
-    out of that. Single addresses are the router's own."""
+    others: the longer one counts. Longer than /64 it may be within what is shorter: then it is
+    taken out of that. Single addresses are the router's own."""
     spans: dict[tuple[str, bool], list[Span]] = {}
     names: list[str] = []
     seen: set[tuple[Any, ...]] = set()
