@@ -74,6 +74,36 @@ def uplinks(subject: Subject, rounds: int) -> Uplinks:
     return found
 
 
+class Placed(NamedTuple):
+    """Whole processes with many addresses and proxy entries."""
+
+    number: int  # of each
+    change: list[Run]
+    same: list[Run]
+
+
+def placed(subject: Subject, number: int, rounds: int) -> Placed:
+    """Changes of the prefix, and passes that find all as desired. LabError when an address is not
+    what it should be."""
+    found = Placed(number, [], [])
+    again = Command([PROGRAM, "restore"], {})
+    for _ in range(rounds):
+        found.change.append(subject.change())
+        found.same.append(subject.run([again])[0][0])
+        counts = [_within(subject, *argv) for argv in (
+            ("addr", "show", "scope", "global"), ("neigh", "show", "proxy"))]
+        if counts != [number, number]:
+            raise LabError(f"{number:,} addresses and proxy entries were wanted, not {counts}")
+    return found
+
+
+def _within(subject: Subject, *argv: str) -> int:
+    """How many addresses of the current prefix ip(8) shows."""
+    words = subject.lab.run("router", ["ip", "-6", *argv]).stdout.split()
+    found = (word.partition("/")[0] for word in words if word.startswith("2001:db8:"))
+    return sum(IPv6Address(one) in subject.prefix for one in found)
+
+
 class Watched(NamedTuple):
     """What the watch does, and takes."""
 
@@ -121,19 +151,6 @@ def solicitations(lab: Lab, watch: Process, rate: int, seconds: float) -> Asked:
     found = json.loads(process.output().splitlines()[-1])
     share = (spent(watch.pid) - before) / found["seconds"]
     return Asked(**found, share=share, rss=peak(watch.pid))
-
-
-def entries(subject: Subject, number: int, rounds: int) -> list[float]:
-    """Seconds that a hook takes to give that many proxy entries another prefix."""
-    times = []
-    for _ in range(rounds):
-        times.append(subject.change().seconds)
-        text = subject.lab.run("router", ["ip", "-6", "neigh", "show", "proxy"]).stdout
-        found = [IPv6Address(line.split()[0]) in subject.prefix for line in text.splitlines()]
-        if found != [True] * number:
-            raise LabError(f"{sum(found):,} of {number:,} proxy entries have followed, "
-                           f"{len(found):,} are there")
-    return times
 
 
 def first_packet(subject: Subject) -> tuple[float, float]:

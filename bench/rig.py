@@ -286,21 +286,21 @@ def proxying() -> Iterator[tuple[Lab, Process]]:
 
 
 @contextmanager
-def with_entries(number: int) -> Iterator[Subject]:
-    """pdreactor with that many proxy entries of the kernel."""
-    hosts = ", ".join(f'"::{n:x}"' for n in range(1, number + 1))
-    text = f'''
-[uplink.wan]
-interface = "eth0"
-
-[[proxy]]
-uplink = "wan"
-hosts = [{hosts}]
-
-[sysctl]
-'''
+def with_addresses(number: int) -> Iterator[Subject]:
+    """pdreactor with that many addresses from the prefix on two interfaces, and as many proxy
+    entries on the uplink."""
     with Lab() as lab:
-        install(lab, text)
-        subject = Subject("entries", lab, ["/usr/local/sbin/pdreactor-hook"])
+        install(lab, placed(number))
+        subject = Subject(f"{number:,} addresses", lab, ["/usr/local/sbin/pdreactor-hook"])
         subject.change()
         yield subject
+
+
+def placed(number: int) -> str:
+    """The configuration for it."""
+    hosts = [f'"::{n:x}"' for n in range(1, number + 1)]
+    text = '[uplink.wan]\ninterface = "eth0"\n'
+    for n, host in enumerate(hosts):
+        text += (f'\n[[assign]]\nuplink = "wan"\ninterface = "lan{n % 2}"\nsubnet = {n % 2}\n'
+                 f"host = {host}\n")
+    return f'{text}\n[[proxy]]\nuplink = "wan"\nsubnet = 2\nhosts = [{", ".join(hosts)}]\n'

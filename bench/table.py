@@ -3,7 +3,7 @@
 from statistics import median, quantiles
 from typing import Any, NamedTuple
 
-from .measure import Asked, Cleaning, Loss, Uplinks, Watched
+from .measure import Asked, Cleaning, Loss, Placed, Uplinks, Watched
 from .rig import Run
 
 
@@ -48,18 +48,18 @@ class Samples(NamedTuple):
     irrelevant: dict[str, list[float]]
     forwarded: dict[str, list[float]]  # flows/s; "plain", and those of rig.VARIANTS
     uplinks: Uplinks
+    placed: Placed
     watched: Watched
     translations: dict[int, dict[str, list[float]]]  # change, first_packet (s); rate (flows/s)
     cleaning: list[Cleaning]
     asked: Asked
-    entries: dict[int, list[float]]  # by number
 
 
 def rows(samples: Samples) -> list[Row]:
     """The table."""
     return [*first_packets(samples), *_changes(samples), *_losses(samples), *_irrelevant(samples),
-            *_uplinks(samples), *_watched(samples), *forwarding(samples), *_translations(samples),
-            *_cleaning(samples), *_proxying(samples)]
+            *_uplinks(samples), *_placed(samples), *_watched(samples), *forwarding(samples),
+            *_translations(samples), *_cleaning(samples), *_proxying(samples)]
 
 
 AGAINST_PEER = {"pdreactor": 0.8, "iptables": 0.8}
@@ -143,6 +143,19 @@ def _uplinks(samples: Samples) -> list[Row]:
     ]
 
 
+def _placed(samples: Samples) -> list[Row]:
+    by = samples.placed
+    times = [[run.seconds for run in runs] for runs in (by.change, by.same)]
+    most = max(run.rss for runs in (by.change, by.same) for run in runs) / 1024
+    return [
+        Row(f"{by.number:,} addresses and proxies: hook", "ms", _ms(times[0]), 1000,
+            spread=_spread(times[0])),
+        Row("... all of them as they should be", "ms", _ms(times[1]), 500,
+            spread=_spread(times[1])),
+        Row("... peak memory with them", "MB", most, 60),
+    ]
+
+
 def _watched(samples: Samples) -> list[Row]:
     by = samples.watched
     return [
@@ -182,15 +195,13 @@ def _cleaning(samples: Samples) -> list[Row]:
 def _proxying(samples: Samples) -> list[Row]:
     by = samples.asked
     name = f"{by.asked:,} solicitations,"
-    found = [
+    return [
         Row(f"{name} a second", "k", by.asked / by.seconds / 1000, least=9.9),
         Row("... not answered, and should be", "", by.missing, 0),
         Row("... answered wrongly, or in vain", "", by.wrong + by.unwanted, 0),
         Row("... of a core, of the watch", "%", by.share * 100),
         Row("... peak memory of that watch", "MB", by.rss / 1024, 50),
     ]
-    return found + [Row(f"{number:,} proxy entries: whole change", "ms", _ms(times), 1000,
-                        spread=_spread(times)) for number, times in samples.entries.items()]
 
 
 def _ms(samples: list[float]) -> float:
@@ -234,6 +245,8 @@ def document(table: list[Row], samples: Samples, about: dict[str, Any]) -> dict[
     raw["uplinks"] = {
         name: [one._asdict() if isinstance(one, Run) else one for one in runs]
         for name, runs in samples.uplinks._asdict().items()}
+    raw["placed"] = {name: [run._asdict() for run in getattr(samples.placed, name)]
+                     for name in ("change", "same")} | {"number": samples.placed.number}
     raw["watched"] = samples.watched._asdict()
     raw["asked"] = samples.asked._asdict()
     raw["cleaning"] = [one._asdict() for one in samples.cleaning]

@@ -118,19 +118,21 @@ def _uplinks(tables: Any, mistakes: list[str]) -> dict[str, Values]:
 
 
 def _check_uplinks(uplinks: dict[str, Values], mistakes: list[str]) -> None:
-    seen: dict[str, list[tuple[str, int | None]]] = {}
+    """Uplinks on one interface have prefixes from different sources, or of different IA_PDs."""
+    seen: dict[tuple[str, str], list[tuple[str, int | None]]] = {}
     for name, row in uplinks.items():
         _check_lengths(at("uplink", name), row, mistakes)
         if "interface" not in row or "iaid" not in row or row.get("prefix"):
             continue
         interface, iaid = row["interface"], row["iaid"]
-        for other, taken in seen.setdefault(interface, []):
+        taken_by = seen.setdefault((interface, row.get("source") or DELEGATED), [])
+        for other, taken in taken_by:
             if None in (iaid, taken) or iaid == taken:
                 mistakes.append(
                     f"{at('uplink', name)}.interface = {shown(interface)}: is "
                     f"uplink.{other}'s too; then both need an iaid, and not the same"
                 )
-        seen[interface].append((name, iaid))
+        taken_by.append((name, iaid))
 
 
 def _check_room(count: int, firewall: Values, mistakes: list[str]) -> None:

@@ -5,7 +5,7 @@ infinite, points in time are seconds since the epoch.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv6Network
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -24,7 +24,11 @@ from .model import (
 )
 
 MOST_LINES = 40
-"""Translations that ``status`` prints for people; ``--json`` has all."""
+"""Lines of translations and of the layout that ``status`` prints; ``--json`` has all."""
+
+
+LAYOUT = ("links", "addresses", "slices", "proxies")
+"""Keys of the layout, lists: there are none without one."""
 
 
 class View(NamedTuple):
@@ -39,6 +43,7 @@ class View(NamedTuple):
     notes: tuple[str, ...] = ()  # what users of this machine should know
     steered: Steering = Steering((), (), (), {})
     counters: Mapping[str, Any] = MappingProxyType({})  # as the document has them
+    layout: Mapping[str, Any] = MappingProxyType({})  # likewise
 
 
 def status(config: Config, view: View, now: int) -> dict[str, Any]:
@@ -55,6 +60,7 @@ def status(config: Config, view: View, now: int) -> dict[str, Any]:
         "ok": usable and not view.pending and not wrong,
         "uplinks": [_uplink(u, view, now) for u in config.uplinks],
         "translations": translations,
+        "layout": {key: list(view.layout.get(key, ())) for key in LAYOUT},
         "pending": list(view.pending),
         "problems": problems,
         "errors": wrong,
@@ -150,15 +156,38 @@ def _no_prefix(name: str, view: View) -> str:
 def lines(status: dict[str, Any]) -> list[str]:
     """The document as a person reads it."""
     text = [line for uplink in status["uplinks"] for line in _uplink_lines(uplink)]
-    shown = [line for one in status["translations"] for line in _translation_lines(one)]
-    text += shown[:MOST_LINES]
-    if len(shown) > MOST_LINES:
-        text.append(f"... and {len(shown) - MOST_LINES} more lines (all of them: --json)")
+    text += _some(line for one in status["translations"] for line in _translation_lines(one))
+    text += _some(_layout_lines(status["layout"]))
     text += [f"wrong: {problem['uplink']}: {problem['message']}" for problem in status["problems"]]
     text += [f"wrong: {error}" for error in status["errors"]]
     text += [f"note: {note}" for note in status["notes"]]
     text += [f"pending: {change}" for change in status["pending"]]
     return [*text, "all in place" if status["ok"] else "NOT all in place"]
+
+
+def _some(lines: Iterable[str]) -> list[str]:
+    found = list(lines)
+    more = len(found) - MOST_LINES
+    rest = [f"... and {more} more lines (all of them: --json)"] if more > 0 else []
+    return [*found[:MOST_LINES], *rest]
+
+
+def _layout_lines(layout: dict[str, Any]) -> Iterator[str]:
+    for one in layout["links"]:
+        ends = f", local {one['local'] or 'any'}, remote {one['remote'] or 'any'}"
+        yield (f"link {one['name']} ({one['kind']}){ends if one['kind'] != 'dummy' else ''}, "
+               f"{_place(one)}")
+    for one in layout["addresses"]:
+        life = "" if one["state"] == "preferred" else f"{one['state']}, "
+        yield (f"address {one['address']} on {one['interface']}, {_place(one)}, {life}valid "
+               f"{forlong(one['valid_left'])}")
+    for one in layout["proxies"]:
+        place = f", {_place(one)}" if one["in_place"] is not None else ""
+        yield f"proxy for {one['target']} on {one['interface']} ({one['method']}){place}"
+
+
+def _place(one: dict[str, Any]) -> str:
+    return "in place" if one["in_place"] else "NOT in place"
 
 
 def _uplink_lines(uplink: dict[str, Any]) -> list[str]:
@@ -205,12 +234,11 @@ def _translation_lines(translation: dict[str, Any]) -> list[str]:
                 for number, by in enumerate(translation["uplinks"], 1)]
     for by in translation["uplinks"]:
         for pair in by["external"]:
-            place = "in place" if pair["in_place"] else "NOT in place"
-            text.append(f"  {pair['internal']} <-> {pair['external']} ({by['uplink']}), {place}")
+            text.append(f"  {pair['internal']} <-> {pair['external']} ({by['uplink']}), "
+                        f"{_place(pair)}")
         for pair in by["inbound_only"]:
-            place = "in place" if pair["in_place"] else "NOT in place"
             text.append(f"  {pair['internal']} <-  {pair['external']} ({by['uplink']}), "
-                        f"inbound only, {place}")
+                        f"inbound only, {_place(pair)}")
         if not by["external"] and not any(one["used"] for one in translation["uplinks"]):
             text.append(f"  not translated outbound ({by['uplink']}): forwarded packets are "
                         f"rejected")

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 FILE = "state.json"
 CONFIGURATION = "config.json"
+COUNTERS = "counters.json"
 LIMIT = 4 << 20
 """No state file of ours is larger than this many bytes."""
 SHELTER = "/run/pdreactor"
@@ -243,7 +244,7 @@ def replace_file(path: str, content: bytes, mode: int = 0o600) -> None:
         raise _error("write", path, exc) from exc
 
 
-OTHERS = ("state.lock", "pass.lock", "watch.lock", "counters.json")
+OTHERS = ("state.lock", "pass.lock", "watch.lock", COUNTERS)
 
 
 def forget(directory: str) -> None:
@@ -259,7 +260,7 @@ def forget(directory: str) -> None:
         pass  # not empty, or a mount point of a sandbox: not ours to remove
 
 
-def sweep(directory: str, files: tuple[str, ...] = (FILE, CONFIGURATION)) -> None:
+def sweep(directory: str, files: tuple[str, ...] = (FILE, CONFIGURATION, COUNTERS)) -> None:
     """Remove temporary files of writers that were killed; call with the lock held that these held
     (for the state file state.lock). Who is just writing config.json then does it next time."""
     for name in os.listdir(directory) if os.path.isdir(directory) else ():
@@ -538,5 +539,5 @@ def _error(what: str, path: str, exc: OSError) -> StateError | PermissionDenied:
 
 
 ADVICE = {errno.ENOSPC: " (make room there)", errno.EDQUOT: " (make room there)",
-          errno.EROFS: " (mount it for writing, or set another state_dir)",
+          errno.EROFS: " (mount it for writing; of a sandboxed unit see contrib/systemd)",
           errno.EIO: " (is the disk broken? see dmesg)"}

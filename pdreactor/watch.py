@@ -21,10 +21,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from . import counters, events, log, nat, reasons, reconciler, state
+from . import counters, entries, events, log, looking, nat, on_change, reasons, reconciler, state
 from .errors import ConfigError, PdreactorError, StateError
 from .kernel import dhcpcd, notices, systemd
-from .model import Config, Problem
+from .model import ONLINK, Config, Problem
 
 if TYPE_CHECKING:
     from .layout.responder import Responder
@@ -110,8 +110,10 @@ class Watch:
 
     def _noticed(self) -> None:
         news = self._notices.read()
-        self._news = notices.News(self._news.rules or news.rules, self._news.link or news.link,
-                                  news.by or self._news.by)
+        if news.duplicate:
+            log.warning(f"another node on the link has address {news.duplicate} (duplicate address "
+                        f"detection): the kernel has removed it; each minute it is tried again")
+        self._news = self._news.together(news)
 
     # ---- the pass --------------------------------------------------------------------------
 
@@ -145,7 +147,7 @@ class Watch:
 
     def _answer(self) -> None:
         """Have solicitations answered for what there is now."""
-        wanted = reconciler.answering(self.config)
+        wanted = looking.answering(self.config)
         if wanted and self._responder is None:
             from .layout.responder import Responder
 
@@ -235,7 +237,7 @@ class Watch:
         variables = events.parse_environ(block)
         log.debug("dhcpcd holds" if held else "dhcpcd says", reason=events.reason_of(variables))
         try:
-            reconciler.heard(self.config, variables, self._commands.add, held=held)
+            entries.heard(self.config, variables, self._commands.add, held=held)
         finally:
             self._answer()
         self._next = min(self._next, time.monotonic() + self._wait())
@@ -254,7 +256,7 @@ class Watch:
                 self._stopping = True
 
     def _read(self) -> Config:
-        config = reconciler.configuration(*self._where)
+        config = entries.configuration(*self._where)
         self._identity = _identity(config.path)
         return config
 
@@ -292,7 +294,8 @@ def _interest(config: Config) -> notices.Interest:
     return notices.Interest(
         frozenset({uplink.interface for uplink in config.uplinks} | under | made), config.protocol,
         frozenset(tables | {config.priority}),
-        nat.tables(config)[0], frozenset(under))
+        nat.tables(config)[0],
+        config.plans is not None or any(one.source == ONLINK for one in config.uplinks))
 
 
 class _Signals:
@@ -339,7 +342,7 @@ class _Commands:
         self._thread: threading.Thread | None = None
 
     def add(self, config: Config, reason: str, told: list[dict[str, str]]) -> None:
-        """What reconciler.run_commands does, but later."""
+        """What on_change.run does, but later."""
         self._waiting.put((config, reason, told))
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, daemon=True)
@@ -347,4 +350,4 @@ class _Commands:
 
     def _run(self) -> None:
         while True:
-            reconciler.run_commands(*self._waiting.get())
+            on_change.run(*self._waiting.get())

@@ -4,9 +4,9 @@
 #     sh tests/setup.sh
 #
 # Installs missing Debian packages, unpacks the DHCPv6 server of the test network privately into
-# .cache/kea, the daemons of a fail-over pair into .cache/pair, ndppd into .cache/ndppd, other people's
-# firewalls into .cache/firewalls and a kernel for the guest into .cache/guest, and makes two virtual
-# environments:
+# .cache/kea, the daemons of a fail-over pair into .cache/pair, ndppd into .cache/ndppd, other
+# people's firewalls into .cache/firewalls and a kernel for the guest into .cache/guest, and makes two
+# virtual environments:
 #
 #     .venv         Debian's own pyroute2, structlog, tenacity and python-iptables: the oldest that
 #                   are supported
@@ -150,10 +150,10 @@ PY
 
 make_venvs() {
     new_venv .venv
-    pip_install .venv "pytest>=7.4" "hypothesis>=6.80" "ruff>=0.4" "mypy>=1.8"
+    pip_install .venv "pytest>=7.4" "pytest-xdist>=3.3" "hypothesis>=6.80" "ruff>=0.4" "mypy>=1.8"
     check_floor
     new_venv .venv-newest
-    pip_install .venv-newest "pytest>=7.4" "hypothesis>=6.80"
+    pip_install .venv-newest "pytest>=7.4" "pytest-xdist>=3.3" "hypothesis>=6.80"
     pip_install .venv-newest --upgrade --ignore-installed pyroute2 structlog tenacity \
         python-iptables
 }

@@ -152,6 +152,7 @@ class Facts(NamedTuple):
     hooks: tuple[str, ...] = ()  # files by which dhcpcd calls pdreactor
     units: tuple[Unit, ...] = ()
     timer: bool | None = None  # pdreactor-restore.timer is enabled; None: no systemd
+    watched: bool = False  # pdreactor watch runs, or its unit is enabled
     networkd: tuple[str, ...] = ()  # interfaces that systemd-networkd configures
     foreign: Mapping[str, str] = {}  # of networkd.conf: ManageForeignRoutes, ...
     network_manager: tuple[str, ...] = ()  # interfaces that NetworkManager manages

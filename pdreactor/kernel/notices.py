@@ -26,8 +26,12 @@ MOST = 20_000
 RTM_NEWLINK, RTM_DELLINK, RTM_NEWADDR, RTM_DELADDR = 16, 17, 20, 21
 RTM_NEWROUTE, RTM_DELROUTE, RTM_NEWRULE, RTM_DELRULE = 24, 25, 32, 33
 IFLA_IFNAME = 3
+IFADDR, IFA_ADDRESS, DADFAILED = struct.Struct("=BBBBI"), 1, 0x08
+"""linux/if_addr.h: struct ifaddrmsg, IFA_F_DADFAILED."""
 IFF_UP, IFF_RUNNING = 0x1, 0x40
 RT_TABLE_COMPAT, RT_TABLE_MAIN = 252, 254
+RTPROT_KERNEL = 2
+"""rtm_protocol of routes to what is on a link, by an address or an advertisement."""
 REJECTING = (6, 7, 8)
 """rtm_type: blackhole, unreachable, prohibit."""
 CLONED = 0x200
@@ -47,7 +51,7 @@ class Interest(NamedTuple):
     protocol: int  # of our routes and rules
     tables: frozenset[int]  # where we have routes
     nftables: frozenset[str]  # names of the tables of family ip6 where we have rules
-    ipv4: frozenset[str] = frozenset()  # interfaces whose IPv4 addresses matter
+    everywhere: bool = False  # all links, what is on them, and IPv4 addresses
 
 
 class News(NamedTuple):
@@ -56,9 +60,15 @@ class News(NamedTuple):
     rules: bool = False  # of nftables, or routes and rules where ours are
     link: bool = False  # an interface, its addresses, or how it can be left
     by: str = ""
+    duplicate: str = ""  # an address that another node has; the kernel has removed it for that
 
     def __bool__(self) -> bool:
         return self.rules or self.link
+
+    def together(self, later: "News") -> "News":
+        """Both."""
+        return News(self.rules or later.rules, self.link or later.link, later.by or self.by,
+                    later.duplicate or self.duplicate)
 
 
 class Notices:
@@ -81,7 +91,7 @@ class Notices:
         for sock, judge in zip(self.sockets, (self._route, self._nftables), strict=True):
             for kind, payload in _messages(sock):
                 one = judge(kind, payload) if kind >= 0 else News(True, True)
-                news = News(news.rules or one.rules, news.link or one.link, one.by or news.by)
+                news = news.together(one)
         return news
 
     # ---- rtnetlink -------------------------------------------------------------------------
@@ -90,13 +100,23 @@ class Notices:
         if kind in (RTM_NEWLINK, RTM_DELLINK):
             return News(link=self._link(kind, payload))
         if kind in (RTM_NEWADDR, RTM_DELADDR):
-            ipv4 = payload[0] == socket.AF_INET
-            mine = self.interest.ipv4 if ipv4 else self.interest.interfaces
-            return News(link=bool(mine) and _name(struct.unpack_from("=I", payload, 4)[0])
-                        in (*mine, ""))
+            return self._address(kind, payload)
         if kind in (RTM_NEWROUTE, RTM_DELROUTE):
             return self._one_route(payload)
         return News(rules=kind in (RTM_NEWRULE, RTM_DELRULE))
+
+    def _address(self, kind: int, payload: bytes) -> News:
+        """One with a lifetime goes when another node has it (addrconf.c addrconf_dad_stop); to put
+        it there again at once would be no good."""
+        family, _, flags, _, index = IFADDR.unpack_from(payload)
+        name = _name(index)
+        if not self.interest.everywhere:
+            return News(link=family == socket.AF_INET6
+                        and name in (*self.interest.interfaces, ""))
+        address = dict(attributes(payload, IFADDR.size)).get(IFA_ADDRESS, b"")
+        if kind == RTM_DELADDR and flags & DADFAILED and len(address) == 16:
+            return News(duplicate=f"{socket.inet_ntop(family, address)} on {name}")
+        return News(link=True)
 
     def _link(self, kind: int, payload: bytes) -> bool:
         """Whether an interface of ours came, went, or has another state than the last time."""
@@ -106,7 +126,8 @@ class Notices:
         now = ("", -1)
         if kind == RTM_NEWLINK:
             now = self._links[index] = name, flags & (IFF_UP | IFF_RUNNING)
-        return before != now and bool({before[0], name} & self.interest.interfaces)
+        return before != now and (self.interest.everywhere
+                                  or bool({before[0], name} & self.interest.interfaces))
 
     def _one_route(self, payload: bytes) -> News:
         length, table, protocol, kind = struct.unpack_from("=BxxBBxB", payload, 1)
@@ -115,7 +136,8 @@ class Notices:
         main = table == RT_TABLE_MAIN
         ours = (protocol == self.interest.protocol or table in self.interest.tables
                 or table == RT_TABLE_COMPAT or (main and kind in REJECTING))
-        return News(rules=ours, link=main and length == 0 and not ours)
+        nearby = length == 0 or (self.interest.everywhere and protocol == RTPROT_KERNEL)
+        return News(rules=ours, link=main and nearby and not ours)
 
     # ---- nftables --------------------------------------------------------------------------
 

@@ -1,21 +1,20 @@
 """Links, addresses and proxy neighbours through pyroute2: rtnetlink(7). Beside rtnl.py, which has
 routes and rules; takes its open socket."""
 
-import functools
 import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
 from ..errors import PdreactorError
 from ..layout.model import Address, Link, Neighbour, SeenAddress, SeenLink
 from . import batch
-from .netlink import attributes
-from .netlink import dumped as dump
-from .rtnl import GETROUTE, ROUTE, AddressMessage, NeighbourMessage, Rtnl, dumped
+from .netlink import HEADER, attributes, dumped
+from .rtnl import GETROUTE, ROUTE, AddressMessage, NeighbourMessage, Rtnl
 
 ALIAS = "pdreactor"
 """IFLA_IFALIAS of the links that we made: no other is changed or deleted."""
@@ -39,7 +38,7 @@ NOPREFIXROUTE = 0x200
 def links(rtnl: Rtnl) -> dict[str, SeenLink]:
     """All links, by name."""
     found = {}
-    for message in dumped(rtnl.ip.get_links, "read the links"):
+    for message in rtnl.connection.dump(lambda ip: ip.get_links(), "read the links"):
         name = message.get_attr("IFLA_IFNAME")
         found[name] = SeenLink(_link(name, message), message.get_attr("IFLA_IFALIAS") == ALIAS,
                                bool(message["flags"] & IFF_UP),
@@ -90,14 +89,14 @@ def _sixrd(data: Any) -> tuple[IPv6Network, IPv4Network] | None:
 
 def make(rtnl: Rtnl, link: Link) -> None:
     """Add a link, then mark it as ours: the kernel takes no alias with a new one."""
-    rtnl.do(rtnl.ip.link, "add", {"ifname": link.name, **_request(link)}, f"link {link.name}")
+    rtnl.do("link", "add", {"ifname": link.name, **_request(link)}, f"link {link.name}")
     _raise(rtnl, link)
 
 
 def change(rtnl: Rtnl, link: Link) -> None:
     """Give a link of ours other values, in place."""
     request = {"index": rtnl.index(link.name), **_request(link)}
-    rtnl.do(rtnl.ip.link, "set", request, f"link {link.name}")
+    rtnl.do("link", "set", request, f"link {link.name}")
     _raise(rtnl, link)
 
 
@@ -105,13 +104,13 @@ def _raise(rtnl: Rtnl, link: Link) -> None:
     request: dict[str, Any] = {"index": rtnl.index(link.name), "state": "up", "ifalias": ALIAS}
     if link.mtu:
         request["mtu"] = link.mtu
-    rtnl.do(rtnl.ip.link, "set", request, f"link {link.name}")
+    rtnl.do("link", "set", request, f"link {link.name}")
 
 
 def delete(rtnl: Rtnl, name: str) -> None:
     """Remove a link of ours; its addresses and routes go with it."""
     if index := rtnl.index(name):
-        rtnl.do(rtnl.ip.link, "del", {"index": index}, f"link {name}")
+        rtnl.do("link", "del", {"index": index}, f"link {name}")
 
 
 def _request(link: Link) -> dict[str, Any]:
@@ -132,19 +131,12 @@ def _request(link: Link) -> dict[str, Any]:
 # ---- addresses ---------------------------------------------------------------------------------
 
 
-class _Address(AddressMessage):  # type: ignore[misc]  # pyroute2 has no types
-    """As pyroute2 has it, in 0.7.2 too with the protocol (linux/if_addr.h; Linux 5.18, what is
-    older ignores it)."""
-
-    nla_map = (*AddressMessage.nla_map[:9], ("IFA_RT_PRIORITY", "uint32"),
-               ("IFA_TARGET_NETNSID", "uint32"), ("IFA_PROTO", "uint8"))
-
-
 def ipv4(rtnl: Rtnl) -> dict[str, tuple[IPv4Address, ...]]:
     """The IPv4 addresses of each interface, the primary one first."""
     found: dict[str, list[IPv4Address]] = {}
     names = _names(rtnl)
-    for message in dumped(lambda: rtnl.ip.get_addr(family=socket.AF_INET), "read the addresses"):
+    for message in rtnl.connection.dump(
+            lambda ip: ip.get_addr(family=socket.AF_INET), "read the addresses"):
         local = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
         if local and (name := names.get(message["index"])):
             found.setdefault(name, []).append(IPv4Address(local))
@@ -156,6 +148,10 @@ IFADDR, NDMSG = struct.Struct("=BBBBI"), struct.Struct("=BxxxiHBB")
 LIFETIMES = struct.Struct("=II")
 """Preferred, valid: the beginning of linux/if_addr.h struct ifa_cacheinfo."""
 IFA_ADDRESS, IFA_LOCAL, IFA_CACHEINFO, IFA_FLAGS, IFA_PROTO, NDA_DST = 1, 2, 6, 8, 11, 1
+PROTO = struct.Struct("=HHB3x")
+"""The attribute IFA_PROTO: Linux 5.18; older kernels ignore it, and so does pyroute2 0.7.2."""
+ATTRIBUTE = 4
+"""The size of the head of an attribute (struct nlattr)."""
 DADFAILED = 0x08
 
 
@@ -164,7 +160,7 @@ def addresses(rtnl: Rtnl) -> list[SeenAddress]:
     names, now = _names(rtnl), int(time.time())
     found = []
     request = IFADDR.pack(socket.AF_INET6, 0, 0, 0, 0)
-    for message in dump(RTM_GETADDR, request, "read the addresses"):
+    for message in dumped(RTM_GETADDR, request, "read the addresses"):
         _, length, _, _, index = IFADDR.unpack_from(message)
         known = dict(attributes(message, IFADDR.size))
         address = IPv6Address(known.get(IFA_LOCAL) or known[IFA_ADDRESS])
@@ -193,7 +189,7 @@ def advertised(rtnl: Rtnl) -> list[Address]:
     names, now = _names(rtnl), int(time.time())
     found = []
     request = ROUTE.pack(socket.AF_INET6, *[0] * 7, RTM_F_PREFIX)
-    for message in dump(GETROUTE, request, "read the routes"):
+    for message in dumped(GETROUTE, request, "read the routes"):
         known = dict(attributes(message, ROUTE.size))
         name = names.get(int.from_bytes(known.get(RTA_OIF, b""), sys.byteorder))
         if message[1] == 64 and name and RTA_DST in known:
@@ -209,33 +205,44 @@ def _until(seconds: int, now: int) -> int | None:
 
 def put(rtnl: Rtnl, addresses: Iterable[Address], protocol: int) -> list[PdreactorError]:
     """Add addresses, or give those that are there other lifetimes. Returns what failed."""
-    now, index = int(time.time()), functools.cache(rtnl.index)
-    requests = []
-    for one in addresses:
-        life = {"ifa_preferred": _left(one.preferred_until, now),
-                "ifa_valid": max(1, _left(one.valid_until, now))}
-        message = _address(one, index)
-        message["attrs"] += [("IFA_FLAGS", NOPREFIXROUTE), ("IFA_CACHEINFO", life),
-                             ("IFA_PROTO", protocol)]
-        requests.append(batch.Request(message, RTM_NEWADDR, batch.REPLACE,
-                                      f"add the {_words(one)}"))
-    return batch.make(requests)
+    now, index = int(time.time()), cache(rtnl.index)
+
+    @cache
+    def sample(interface: str, length: int, preferred: int | None, valid: int | None) -> bytes:
+        life = {"ifa_preferred": _left(preferred, now), "ifa_valid": max(1, _left(valid, now))}
+        further = [("IFA_FLAGS", NOPREFIXROUTE), ("IFA_CACHEINFO", life)]
+        return _sample(index(interface), length, further) + PROTO.pack(5, IFA_PROTO, protocol)
+
+    return batch.make([
+        batch.Request(RTM_NEWADDR, batch.REPLACE, _with(IFADDR.size, one.address, sample(
+            one.interface, one.length, one.preferred_until, one.valid_until)), one)
+        for one in addresses], lambda one: f"put the {_words(one)}")
 
 
 def take(rtnl: Rtnl, addresses: Iterable[Address]) -> list[PdreactorError]:
     """Remove addresses; one that has gone is fine. Returns what failed."""
-    index = functools.cache(rtnl.index)
-    return batch.make([batch.Request(_address(one, index), RTM_DELADDR, 0,
-                                     f"remove the {_words(one)}", batch.GONE)
-                       for one in addresses])
+    index = cache(rtnl.index)
+    sample = cache(lambda interface, length: _sample(index(interface), length, []))
+    return batch.make([
+        batch.Request(RTM_DELADDR, 0, _with(IFADDR.size, one.address,
+                                            sample(one.interface, one.length)), one, batch.GONE)
+        for one in addresses], lambda one: f"remove the {_words(one)}")
 
 
-def _address(one: Address, index: Callable[[str], int]) -> Any:
-    message = _Address()
-    message["family"], message["prefixlen"] = socket.AF_INET6, one.length
-    message["index"] = index(one.interface)
-    message["attrs"] = [("IFA_ADDRESS", str(one.address))]
-    return message
+def _sample(index: int, length: int, further: list[tuple[str, Any]]) -> bytes:
+    """A request about some address of that interface, as pyroute2 encodes it, without the
+    header. Thousands differ in the address only."""
+    message = AddressMessage()
+    message["family"], message["prefixlen"], message["index"] = socket.AF_INET6, length, index
+    message["attrs"] = [("IFA_ADDRESS", "::"), *further]
+    message.encode()
+    return bytes(message.data)[HEADER.size:]
+
+
+def _with(fixed: int, address: IPv6Address, sample: bytes) -> bytes:
+    """The sample about another address; it is the first attribute, behind the fixed part."""
+    at = fixed + ATTRIBUTE
+    return sample[:at] + address.packed + sample[at + 16:]
 
 
 def _words(one: Address) -> str:
@@ -254,7 +261,7 @@ def neighbours(rtnl: Rtnl) -> list[Neighbour]:
     names = _names(rtnl)
     request = NDMSG.pack(socket.AF_INET6, 0, 0, NTF_PROXY, 0)
     found = []
-    for message in dump(RTM_GETNEIGH, request, "read the proxy entries"):
+    for message in dumped(RTM_GETNEIGH, request, "read the proxy entries"):
         _, index, _, flags, _ = NDMSG.unpack_from(message)
         known = dict(attributes(message, NDMSG.size))
         if index in names and flags & NTF_PROXY and len(known.get(NDA_DST, b"")) == 16:
@@ -266,16 +273,20 @@ def answer(rtnl: Rtnl, command: str, entries: Iterable[Neighbour]) -> list[Pdrea
     """Add ("add") or remove ("del") proxy entries. Returns what failed."""
     kind, flags, fine = {"add": (RTM_NEWNEIGH, batch.REPLACE, ()),
                          "del": (RTM_DELNEIGH, 0, batch.GONE)}[command]
-    index = functools.cache(rtnl.index)
-    requests = []
-    for one in entries:
+
+    @cache
+    def sample(interface: str) -> bytes:
         message = NeighbourMessage()
         message["family"], message["flags"] = socket.AF_INET6, NTF_PROXY
-        message["ifindex"] = index(one.interface)
-        message["attrs"] = [("NDA_DST", str(one.address))]
-        doing = f"{command} the proxy entry {one.address} on {one.interface}"
-        requests.append(batch.Request(message, kind, flags, doing, fine))
-    return batch.make(requests)
+        message["ifindex"] = rtnl.index(interface)
+        message["attrs"] = [("NDA_DST", "::")]
+        message.encode()
+        return bytes(message.data)[HEADER.size:]
+
+    return batch.make([
+        batch.Request(kind, flags, _with(NDMSG.size, one.address, sample(one.interface)), one, fine)
+        for one in entries],
+        lambda one: f"{command} the proxy entry {one.address} on {one.interface}")
 
 
 def _names(rtnl: Rtnl) -> dict[int, str]:

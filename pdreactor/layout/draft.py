@@ -1,6 +1,7 @@
 """(configuration, state, what is there, now) -> Layout. Pure."""
 
 from collections.abc import Container, Iterable, Iterator, Mapping
+from functools import lru_cache
 from ipaddress import IPv6Address, IPv6Network
 
 from ..model import (
@@ -39,6 +40,9 @@ from .slices import Shares, name_of, share_out
 
 DEPRECATED = 0
 """A preferred lifetime that ended long ago."""
+ON_LINK_METRIC = 255
+"""Not that of the kernel's own routes (256): where others have an address in the same prefix, each
+has its route."""
 
 
 def layout(config: Config, state: State, seen: Seen, now: int) -> Layout:
@@ -83,10 +87,11 @@ def _dummies(plans: Plans, seen: Seen, problems: list[Problem]) -> Iterator[Link
 def _on_link(addresses: Iterable[Address], up: Container[str]) -> Iterator[Route]:
     """What is on the link of each address: the kernel is told not to add it, and takes no route by
     a link that is down."""
-    for one in addresses:
-        if one.length < 128 and one.interface in up:
-            network = IPv6Network((one.address, one.length), strict=False)
-            yield Route(network, "unicast", MAIN_TABLE, 256, one.interface)
+    links = {(one.interface, int(one.address) >> 128 - one.length, one.length)
+             for one in addresses if one.length < 128 and one.interface in up}
+    for interface, bits, length in sorted(links):
+        network = IPv6Network((bits << 128 - length, length))
+        yield Route(network, "unicast", MAIN_TABLE, ON_LINK_METRIC, interface)
 
 
 # ---- slices of a prefix ------------------------------------------------------------------------
@@ -103,9 +108,13 @@ def _live(config: Config, name: str, state: State, now: int) -> list[Prefix]:
                   key=lambda one: one.superseded_at is not None)
 
 
+_slice = lru_cache(slice_of)
+"""A thousand rows may be about few slices."""
+
+
 def _part(prefix: Prefix, length: int, subnet: int) -> IPv6Network | None:
     """The slice, but not one that is the uplink's own (RFC 6603)."""
-    found = slice_of(prefix.network, max(length, prefix.network.prefixlen), subnet)
+    found = _slice(prefix.network, max(length, prefix.network.prefixlen), subnet)
     if found is None or (prefix.excluded is not None and found.overlaps(prefix.excluded)):
         return None
     return found
@@ -129,7 +138,7 @@ def _assigned(assign: Assign, prefixes: list[Prefix], shares: Shares, seen: Seen
             problems.append(Problem(assign.uplink, f"interface {name} is not there yet: no "
                                                    f"address on it"))
             continue
-        if name not in made and not seen.links[name].up:
+        if name not in made and not (assign.pattern or seen.links[name].up):
             problems.append(Problem(assign.uplink, f"interface {name} is down: nothing is routed "
                                                    f"to it"))
         for prefix in prefixes:

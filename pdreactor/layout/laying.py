@@ -143,11 +143,11 @@ def _address_problems(observed: Observed, wanted: dict[Where, Address],
         if where not in wanted:
             continue
         if failed:
-            yield Problem(one.interface, f"address {one.address} is in use by another node on the "
-                                         f"link (duplicate address detection)")
+            yield Problem(f"interface {one.interface}", f"another node on the link has address "
+                          f"{one.address} (duplicate address detection)")
         elif where not in ours and one.length != wanted[where].length:
-            yield Problem(one.interface, f"address {one.address}/{one.length} is not ours, and "
-                                         f"length {wanted[where].length} is wanted: remove it")
+            yield Problem(f"interface {one.interface}", f"address {one.address}/{one.length} is "
+                          f"not ours, and length {wanted[where].length} is wanted: remove it")
 
 
 def _lasts_as_long(seen: Address, wanted: Address, now: int) -> bool:
@@ -155,10 +155,12 @@ def _lasts_as_long(seen: Address, wanted: Address, now: int) -> bool:
             and _near(seen.preferred_until, wanted.preferred_until, now))
 
 
-def _near(one: int | None, other: int | None, now: int) -> bool:
-    if one is None or other is None:
-        return one is other
-    return abs(max(one, now) - max(other, now)) <= TOLERANCE
+def _near(seen: int | None, wanted: int | None, now: int) -> bool:
+    """What is long over has to be over."""
+    if seen is None or wanted is None:
+        return seen is wanted
+    tolerance = TOLERANCE if wanted > now - TOLERANCE else 0
+    return abs(max(seen, now) - max(wanted, now)) <= tolerance
 
 
 def _neighbours(observed: Observed, layout: Layout, traces: Traces,

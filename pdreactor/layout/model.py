@@ -104,8 +104,8 @@ class Traces(NamedTuple):
     placed: tuple[tuple[str, str], ...] = ()  # (interface, "ADDRESS/LENGTH")
     proxied: tuple[tuple[str, str], ...] = ()  # (interface, address) that the kernel answers for
     sysctls: tuple[tuple[str, str], ...] = ()  # (key, what it was before)
-    endpoints: tuple[tuple[str, str], ...] = ()  # (tunnel, its IPv4 address here): what was told
     ndppd: bool = False  # ndppd's configuration is there, and is ours
+    endpoints: tuple[tuple[str, str], ...] = ()  # (tunnel, its IPv4 address here): what was told
 
 
 # ---- desired ---------------------------------------------------------------------------------
@@ -192,6 +192,13 @@ class SeenAddress(NamedTuple):
     address: Address
     protocol: int  # whose it is (IFA_PROTO); 0 in kernels older than 5.18
     failed: bool = False  # another node on the link has it (RFC 4862 section 5.4.5)
+
+
+class Shown(NamedTuple):
+    """The /64s on one link: an address of each, with lifetimes."""
+
+    addresses: tuple[Address, ...]
+    told: bool  # by advertisements, or by who gave addresses lifetimes: they say when it is over
 
 
 class Seen(NamedTuple):

@@ -32,6 +32,11 @@ RECENT = 60.0
 """Seconds for which an address that has asked on a link counts as one that is there."""
 
 
+WIDEST = 3
+"""Prefix length of 2000::/3: a route that is no longer leads into the internet, as a default one
+does."""
+
+
 class Bucket:
     """Allows ``rate`` a second, and as many at once."""
 
@@ -205,9 +210,9 @@ class _Post:
         return not asked.probe or self._in_use(target, way)
 
     def _behind(self, way: Way) -> bool:
-        """The kernel itself answers for the router's addresses on this link; a default route leads
-        away and says nothing of where an address is."""
-        return bool((way.own or (way.kind == UNICAST and way.length)) and way.interfaces
+        """The kernel itself answers for the router's addresses on this link; a default route says
+        nothing of where an address is."""
+        return bool((way.own or (way.kind == UNICAST and way.length > WIDEST)) and way.interfaces
                     and not self._outside.intersection(way.interfaces))
 
     def _in_use(self, target: bytes, way: Way) -> bool:

@@ -36,7 +36,7 @@ def share_out(plans: Plans, config: Config, links: Mapping[str, SeenLink],
     """The slice of each interface of each pattern. ``room`` is the length of the prefix of each
     uplink, where it is known; ``before`` is what the last pass remembered."""
     patterns = {name_of(one): one for one in plans.assigns if one.pattern}
-    present = {name: matching(one, config, links) for name, one in patterns.items()}
+    present = {name: matching(one, plans, config, links) for name, one in patterns.items()}
     taken = {name: _Taken(_written(plans, config, name)) for name in room.keys() | {
         one.uplink for one in plans.assigns}}
     kept = [row for row in before if row[0] in patterns and row[2] >= patterns[row[0]].subnet]
@@ -55,9 +55,12 @@ def share_out(plans: Plans, config: Config, links: Mapping[str, SeenLink],
     return Shares(numbers, tuple(_rows(before, held, numbers)))
 
 
-def matching(assign: Assign, config: Config, links: Mapping[str, SeenLink]) -> list[str]:
-    """The interfaces of a pattern that are there: but loopback, uplinks, and ports of bridges."""
-    never = {"lo", *(uplink.interface for uplink in config.uplinks)}
+def matching(assign: Assign, plans: Plans, config: Config,
+             links: Mapping[str, SeenLink]) -> list[str]:
+    """The interfaces of a pattern that are there: but loopback, uplinks, ports of bridges, and
+    those that another entry of the same uplink names."""
+    never = {"lo", *(uplink.interface for uplink in config.uplinks),
+             *(one.interface for one in plans.assigns if one.uplink == assign.uplink)}
     return sorted(name for name, one in links.items() if name not in never and not one.port
                   and fnmatchcase(name, assign.interface))
 

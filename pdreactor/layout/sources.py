@@ -18,17 +18,17 @@ from ..model import (
 )
 from ..prefix import acceptable, parse_decimal, parse_network
 from ..transition import after_event, after_refusal
-from .model import Address, Plans, Seen, Sixrd, Traces, Tunnel
+from .model import Address, Plans, Seen, Shown, Sixrd, Traces, Tunnel
 from .tunnels import local_of, sixrd_of
 
 TOLERANCE = 5
 """Seconds: the kernel counts lifetimes down in its own way; less is no news."""
 
 
-def learn(state: State, config: Config, seen: Seen, on_link: Mapping[str, list[Address]],
+def learn(state: State, config: Config, seen: Seen, on_link: Mapping[str, Shown],
           now: int) -> State:
     """The state with what these sources show just now, as if an event told it. ``on_link`` has the
-    /64s of each interface, as addresses with lifetimes."""
+    /64s of each interface."""
     for uplink in config.uplinks:
         try:
             told = _told(uplink, config, state, seen, on_link, now)
@@ -47,13 +47,10 @@ def _refused(state: State, uplink: Uplink, message: str, config: Config, now: in
 
 
 def _told(uplink: Uplink, config: Config, state: State, seen: Seen,
-          on_link: Mapping[str, list[Address]], now: int) -> Event | None:
+          on_link: Mapping[str, Shown], now: int) -> Event | None:
     """What the uplink's source shows; None when it shows nothing, or is none of these."""
     if uplink.source == ONLINK:
-        found = [Delegation(_network(one), None, _left(one.preferred_until, now),
-                            _left(one.valid_until, now))
-                 for one in on_link.get(uplink.interface, ())]
-        return Event(ONLINK, uplink.interface, tuple(found)) if found else None
+        return _shown(uplink, on_link.get(uplink.interface, Shown((), False)), state, now)
     if uplink.source not in (SIXTOFOUR, SIXRD):
         return None
     plans, traces = config.plans or Plans(), state.traces or Traces()
@@ -64,6 +61,16 @@ def _told(uplink: Uplink, config: Config, state: State, seen: Seen,
     before = state.uplinks.get(uplink.name, UplinkState(0)).prefixes
     gone = (Delegation(one.network, None, 0, 0) for one in before if one.network != network)
     return Event(uplink.source, uplink.interface, (Delegation(network, None, None, None), *gone))
+
+
+def _shown(uplink: Uplink, shown: Shown, state: State, now: int) -> Event | None:
+    """What is on the link. While nothing is advertised, as after the link was down, an address that
+    somebody wrote down is no reason to give up a prefix whose lifetime is not over."""
+    found = tuple(Delegation(_network(one), None, _left(one.preferred_until, now),
+                             _left(one.valid_until, now)) for one in shown.addresses)
+    known = state.uplinks.get(uplink.name, UplinkState(0)).prefixes
+    last = any(one.valid_until is not None and not one.expired(now) for one in known)
+    return Event(ONLINK, uplink.interface, found) if found and (shown.told or not last) else None
 
 
 def _network(address: Address) -> IPv6Network:

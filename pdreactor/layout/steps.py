@@ -5,17 +5,18 @@
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from ipaddress import IPv6Network
+from typing import Any
 
 from ..errors import PdreactorError, StateError
 from ..kernel import rtlink
 from ..kernel.rtnl import Rtnl
 from ..model import ONLINK, SIXRD, SIXTOFOUR, Config, Problem, State
-from . import laying, ndppd, sources
+from . import laying, ndppd, shown, sources
 from .draft import layout
-from .model import Address, Layout, Plans, Traces
+from .model import Address, Layout, Plans, Shown, Traces
 
 Update = Callable[[Callable[[State], State]], State]
 """Changes the state file; see reconciler.update."""
@@ -33,26 +34,37 @@ def learned(known: State, config: Config, now: int) -> State:
         return known
     with Rtnl() as rtnl:
         observed = laying.observe(rtnl)
-        shown = rtlink.advertised(rtnl)
+        advertised = rtlink.advertised(rtnl)
     placed = set(known.traces.placed if known.traces else ())
     theirs = [one for one, number, _ in observed.addresses if number != config.protocol
               and (one.interface, f"{one.address}/{one.length}") not in placed]
-    return sources.learn(known, config, observed.seen, _on_link(theirs, shown), now)
+    return sources.learn(known, config, observed.seen, _on_link(theirs, advertised), now)
 
 
-def _on_link(theirs: list[Address], shown: list[Address]) -> dict[str, list[Address]]:
-    """One address for each /64 of each interface: of those that others put there the one that lasts
-    longest, else what was advertised. What is global only."""
-    found: dict[tuple[str, IPv6Network], Address] = {}
-    lasting = sorted(theirs, key=lambda one: (_late(one.valid_until), _late(one.preferred_until)),
-                     reverse=True)
-    for one in (*lasting, *shown):
-        network = IPv6Network((one.address, 64), strict=False)
+def _on_link(theirs: list[Address], told: list[Address]) -> dict[str, Shown]:
+    """What is on each link of /64s, each once, with its longest lifetimes: those that were
+    advertised, else those of addresses with a lifetime, else those of other addresses."""
+    advertised, lasting, written = _by_link(told), *(
+        _by_link(one for one in theirs if (one.valid_until is None) == forever)
+        for forever in (False, True))
+    found = {}
+    for interface in (*advertised, *lasting, *written):
+        firm = advertised.get(interface) or lasting.get(interface)
+        known = lasting.get(interface, {})  # the preferred lifetime only an address has
+        among = firm or written[interface]
+        found[interface] = Shown(tuple(known.get(net, one) for net, one in sorted(among.items())),
+                                 bool(firm))
+    return found
+
+
+def _by_link(addresses: Iterable[Address]) -> dict[str, dict[IPv6Network, Address]]:
+    """{interface: {its global /64s: the address there that lasts longest}}."""
+    by: dict[str, dict[IPv6Network, Address]] = {}
+    for one in sorted(addresses, key=lambda one: (_late(one.valid_until),
+                                                  _late(one.preferred_until))):
         if one.length == 64 and int(one.address) >> 125 == 1:  # 2000::/3
-            found.setdefault((one.interface, network), one)
-    by: dict[str, list[Address]] = {}
-    for (interface, _), one in sorted(found.items(), key=lambda item: str(item[0])):
-        by.setdefault(interface, []).append(one)
+            network = IPv6Network((one.address, 64), strict=False)
+            by.setdefault(one.interface, {})[network] = one
     return by
 
 
@@ -90,6 +102,12 @@ class Laying:
     def words(self) -> list[str]:
         """The change for people."""
         return laying.words(self.change) + self._ndppd.words
+
+    def document(self, now: int) -> dict[str, Any]:
+        """What ``status`` shows of it."""
+        there = {(one.interface, one.address): one for one, *_ in self._observed.addresses}
+        return shown.document(self.layout, self._observed.links, there,
+                              set(self._observed.neighbours), now)
 
     def links(self, update: Update) -> None:
         """First of all. What is put into the kernel is noted before."""
@@ -145,7 +163,7 @@ def _with(state: State, traces: Traces | None) -> State:
 
 
 def flush(config: Config, known: State, update: Update) -> None:
-    """Take all of it away. Raises the first error."""
+    """Take all of it away; what was learned stays. Raises the first error."""
     failed: list[PdreactorError] = []
     with Rtnl() as rtnl:
         change = laying.plan(laying.observe(rtnl), Layout(), known.traces or Traces(),
@@ -156,4 +174,5 @@ def flush(config: Config, known: State, update: Update) -> None:
     if failed:
         raise failed[0]
     if known.traces is not None:
-        update(partial(_with, traces=None))
+        kept = Traces(sixrd=known.traces.sixrd, slices=known.traces.slices)
+        update(partial(_with, traces=kept if any(kept) else None))

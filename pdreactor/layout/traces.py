@@ -1,6 +1,8 @@
 """``Traces`` as JSON, within the state file. Nothing in it is trusted."""
 
-from ipaddress import IPv4Address, IPv6Address, IPv6Interface, IPv6Network
+import re
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv6Network
 from typing import Any
 
 from .model import Sixrd, Traces
@@ -12,11 +14,11 @@ def encode(traces: Traces) -> dict[str, Any]:
         "sixrd": [[one.interface, str(one.prefix), one.mask_length, str(one.relay)]
                   for one in traces.sixrd],
         "slices": [list(one) for one in traces.slices],
-        "placed": [list(one) for one in traces.placed],
-        "proxied": [list(one) for one in traces.proxied],
+        "placed": _gathered(traces.placed),
+        "proxied": _gathered(traces.proxied),
         "sysctls": [list(one) for one in traces.sysctls],
-        "endpoints": [list(one) for one in traces.endpoints],
         "ndppd": traces.ndppd,
+        "endpoints": [list(one) for one in traces.endpoints],
     }
 
 
@@ -27,12 +29,35 @@ def decode(document: dict[str, Any]) -> Traces:
                     for i, p, m, r in document["sixrd"]),
         slices=tuple((_text(p, 100), _name(i), _number(n, 1 << 64))
                      for p, i, n in document["slices"]),
-        placed=tuple((_name(i), str(IPv6Interface(a))) for i, a in document["placed"]),
-        proxied=tuple((_name(i), str(IPv6Address(a))) for i, a in document["proxied"]),
+        placed=tuple(_scattered(document["placed"], PLACED)),
+        proxied=tuple(_scattered(document["proxied"], PROXIED)),
         sysctls=tuple((_key(k), _value(v)) for k, v in document["sysctls"]),
-        endpoints=tuple((_name(t), str(IPv4Address(a))) for t, a in document["endpoints"]),
         ndppd=bool(document.get("ndppd")),
+        endpoints=tuple((_name(t), str(IPv4Address(a))) for t, a in document["endpoints"]),
     )
+
+
+PLACED, PROXIED = re.compile(r"[0-9a-f:]{2,39}/[0-9]{1,3}"), re.compile(r"[0-9a-f:]{2,39}")
+"""An address with and without length; what looks like one and is none is like nothing there is."""
+Pairs = Iterable[tuple[str, str]]
+
+
+def _gathered(pairs: Pairs) -> dict[str, str]:
+    """{interface: addresses, with blanks between them}: there may be thousands, and they are read
+    and written with each event."""
+    by: dict[str, list[str]] = {}
+    for interface, address in pairs:
+        by.setdefault(interface, []).append(address)
+    return {interface: " ".join(among) for interface, among in by.items()}
+
+
+def _scattered(document: Any, pattern: "re.Pattern[str]") -> Pairs:
+    for interface, among in document.items():
+        name = _name(interface)
+        for address in among.split(" "):
+            if not pattern.fullmatch(address):
+                raise ValueError(f"not an address: {address!r}")
+            yield name, address
 
 
 def _text(value: Any, most: int = 64) -> str:

@@ -309,6 +309,12 @@ class Lab:
         wait_for(lambda: kea.configured() > before, 10, "the DHCPv6 server to take the new pool")
         self._keas[isp] = replace(kea, pool=pool)
 
+    def advertise(self, *prefixes: str, lifetime: int = 1800, isp: str = "isp") -> None:
+        """Send a router advertisement with these prefixes, each "PREFIX,PREFERRED,VALID"."""
+        script = str(SCRIPTS / "advertise.py")
+        there = self.link_to(isp).there
+        self.run(isp, [PYTHON, "-I", "-S", script, there, str(lifetime), *prefixes])
+
     # ---- the router's DHCP client ----------------------------------------------------------
 
     def start_dhcpcd(

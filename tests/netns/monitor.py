@@ -28,6 +28,7 @@ IP = Kind(
     "ip -6 route del blackhole fd00:0:0:{}::/64 table 9999",
     "fd00:0:0:{}::/64",
 )
+ADDRESSES = IP._replace(watch="ip -6 monitor address route rule")
 
 
 class Monitor:
@@ -47,7 +48,7 @@ class Monitor:
         for number in range(1, self.number + 1):
             self.lab.run("router", self.kind.remove.format(number).split())
         between = heard[heard.index(self.begin) + len(self.begin) : heard.rindex(end)]
-        lines = between.partition("\n" if self.kind is IP else "(nft)\n")[2].splitlines()
+        lines = between.partition("(nft)\n" if self.kind is NFT else "\n")[2].splitlines()
         return "\n".join(line for line in lines if not re.fullmatch("[a-z]+ ", line))
 
     def _hears(self) -> bool:

@@ -1,6 +1,7 @@
 """Neighbour discovery for hosts behind the router, on a link whose upstream router resolves every
 address of a /64: entries of the kernel, and the responder of the watch."""
 
+import sys
 from collections.abc import Iterator
 from ipaddress import IPv6Address
 from pathlib import Path
@@ -12,6 +13,7 @@ from tests.lab.lab import PYTHON, SCRIPTS
 from tests.lab.solicit import Advertisement, advertisement, link_option, solicitation
 
 from .pd import (
+    ENVIRONMENT,
     NEEDS_ROOT,
     NFTABLES,
     ROOT,
@@ -60,12 +62,14 @@ class Proxy:
         self.router.run("ip", "-6", "addr", "add", f"{gateway}/{length}", "dev", "lan0", "nodad")
         self.lab.run("a", ["ip", "-6", "addr", "add", f"{host}/{length}", "dev", "eth0", "nodad"])
 
-    def ask(self, *packets: bytes, last: str = HOST) -> list[tuple[str, str, Advertisement]]:
+    def ask(self, *packets: bytes, last: str = HOST,
+            mac: str = "") -> list[tuple[str, str, Advertisement]]:
         """What comes back for these packets, before the answer for ``last``: (to whom, sender's
-        hardware address, packet). Those that the kernels ask of each other do not count."""
+        hardware address, packet). Those that the kernels ask of each other do not count. Unicast
+        packets are sent to ``mac``, by default the router's."""
         end = solicitation(PEER, last, link_option(MAC))
         sources = {str(IPv6Address(one[8:24])) for one in packets}
-        argv = [PYTHON, "-I", "-S", str(SCRIPTS / "solicit.py"), "wan", self.mac,
+        argv = [PYTHON, "-I", "-S", str(SCRIPTS / "solicit.py"), "wan", mac or self.mac,
                 end.hex(), *(one.hex() for one in packets)]
         done = self.lab.run("isp", argv, check=False)
         assert done.returncode == 0, f"{last} was not answered for: {done.stdout}{done.stderr}"
@@ -102,7 +106,13 @@ def standing(network: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 # ---- the responder: who is answered for ----------------------------------------------------------
 
 
+def hears_all(proxy: Proxy) -> bool:
+    """The uplink takes all multicast (linux/if.h IFF_ALLMULTI), whatever its hardware filters."""
+    return bool(int(proxy.lab.read("router", "/sys/class/net/eth0/flags"), 16) & 0x200)
+
+
 def test_a_host_behind_the_router_is_reached(standing: Proxy) -> None:
+    assert hears_all(standing)
     assert reaches(standing.lab, "isp", HOST)
     assert reaches(standing.lab, "a", UPSTREAM)
 
@@ -123,19 +133,9 @@ def test_only_what_is_routed_elsewhere_is_answered_for(standing: Proxy) -> None:
 
 
 def test_what_is_elsewhere_is_not_answered_for(standing: Proxy) -> None:
-    """On the upstream link, and outside the prefix whatever the routes say; not by the way of
-    default either, once table main has another way out."""
+    """On the upstream link, and outside the prefix whatever the routes say."""
     asked = (UPSTREAM, NOWHERE, "fd5e:ed00:1234::2", "2001:db8:fffe::1", "fe80::1")
     assert standing.targets(*asked) == []
-    run = standing.router.run
-    run("ip", "-6", "route", "del", f"{LINK}:/64", "dev", "eth0", "proto", "kernel")
-    run("ip", "-6", "route", "add", "default", "dev", "lan1", "metric", "1")
-    try:
-        assert standing.targets(NOWHERE) == []
-    finally:
-        run("ip", "-6", "route", "del", "default", "dev", "lan1", "metric", "1")
-        run("ip", "-6", "route", "add", f"{LINK}:/64", "dev", "eth0", "proto", "kernel",
-            "metric", "256")
 
 
 def test_the_routers_own_addresses(standing: Proxy) -> None:
@@ -170,10 +170,10 @@ def test_nobody_is_kept_from_an_address_that_is_not_in_use(standing: Proxy) -> N
 def test_status_says_when_nobody_answers(lab: Lab, tmp_path: Path) -> None:
     router = Router(lab, RESPONDER)
     router.pd("restore")
-    said = router.pd("status", code=1).stdout
-    assert "nobody answers neighbour solicitations on eth0: pdreactor watch does not run" in said
+    said = "wrong: proxy on eth0: nobody answers neighbour solicitations: pdreactor watch does not"
+    assert said in router.pd("status", code=None).stdout
     Watcher(router, tmp_path)
-    assert "nobody answers" not in router.pd("status").stdout
+    assert "wrong" not in router.pd("status").stdout
 
 
 # ---- the responder: what the answer is ---------------------------------------------------------
@@ -221,6 +221,8 @@ HOSTILE = {
 def test_what_must_be_discarded_is(standing: Proxy) -> None:
     """RFC 4861 section 7.1.1."""
     assert standing.ask(*HOSTILE.values(), last=GATEWAY) == []
+    probe = solicitation(PEER, HOST, LINK_OPTION, destination=HOST)
+    assert standing.ask(probe, last=GATEWAY, mac="02:00:00:00:99:99") == []  # for another node
     assert standing.watcher.process.running
 
 
@@ -272,6 +274,7 @@ def test_the_device_is_another_one(proxy: Proxy) -> None:
     for _ in range(2):
         replaced(proxy)
         proxy.watcher.wait(lambda: reaches(proxy.lab, "isp", HOST), "an answer")
+        assert hears_all(proxy)
     assert "error" not in proxy.watcher.process.output()
 
 
@@ -281,10 +284,28 @@ def test_it_ends_with_its_configuration(proxy: Proxy) -> None:
     proxy.watcher.reload()
     proxy.lab.run("isp", ["ip", "-6", "neigh", "flush", "dev", "wan"])
     assert unanswered(proxy.lab, "isp", HOST)
+    assert not hears_all(proxy)
     proxy.router.configure(RESPONDER)
     proxy.watcher.reload()
     proxy.lab.run("isp", ["ip", "-6", "neigh", "flush", "dev", "wan"])
     assert reaches(proxy.lab, "isp", HOST)
+
+
+FEW = """
+import sys
+from pdreactor.layout import responder
+responder.FOR_ALL = 100
+from pdreactor.cli import main
+sys.exit(main())
+"""
+
+
+def test_it_goes_on_after_more_than_it_looks_at(lab: Lab) -> None:
+    proxy = Proxy(lab, RESPONDER)
+    lab.start("router", [sys.executable, "-c", FEW, "watch"], env=ENVIRONMENT)
+    lab.wait(lambda: reaches(lab, "isp", HOST), LIMIT, "an answer")
+    many = [solicitation(PEER, HOST, link_option(MAC))] * 150
+    assert len(proxy.ask(*many, last=f"{LINK}0:8000::9")) == 150
 
 
 MAPPED = RESPONDER + '[[translation]]\nuplink = "wan"\ninternal = "fd5e:ed00:1234::/64"\n'

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench.measure import Asked, Cleaning, Loss, Uplinks, Watched
+from bench.measure import Asked, Cleaning, Loss, Placed, Uplinks, Watched
 from bench.plot import svg
 from bench.rig import Run
 from bench.table import Row, Samples, document, forwarding, rows, text
@@ -25,11 +25,11 @@ def samples(**changed: Any) -> Samples:
         forwarded={"plain": [700e3] * 5, "netmap": [230e3] * 5, "stateless": [600e3] * 5,
                    "iptables": [210e3] * 5},
         uplinks=Uplinks(*([Run(0, 0.2, 30_000, 0, "")] for _ in range(3)), [0.03]),
+        placed=Placed(1000, *([Run(0, 0.4, 50_000, 0, "")] for _ in range(2))),
         watched=Watched([0.03] * 4, [0.01] * 4, 0.0003, 42_000),
         translations={1: {"change": [0.1], "first_packet": [0.05], "rate": [90e3]}},
         cleaning=[Cleaning(100_000, 0, 0.3)],
         asked=Asked(300_000, 30.0, 0, 0, 0, 0.3, 42_000),
-        entries={1000: [0.4]},
     )
     return made._replace(**changed)
 
@@ -59,6 +59,8 @@ def test_every_ratio_with_a_target_is_a_row() -> None:
         "... stateless, divided by netmap": ">= 1.4",
         "... nothing to change": "<= 250",
         "... peak memory": "<= 60",
+        "... all of them as they should be": "<= 500",
+        "... peak memory with them": "<= 60",
         "... dhcpcd's socket to rules, slowest": "<= 15",
         "... of a core while nothing happens": "<= 0.1",
         "... peak memory of the watch": "<= 50",

@@ -339,8 +339,8 @@ def test_preferred_is_not_longer_than_infinite(net: Box) -> None:
 # ---- status ------------------------------------------------------------------------------------
 
 KEYS = {
-    "": ["counters", "errors", "history", "notes", "ok", "pending", "problems", "translations",
-         "uplinks"],
+    "": ["counters", "errors", "history", "layout", "notes", "ok", "pending", "problems",
+         "translations", "uplinks"],
     "uplinks": ["down", "gateway", "interface", "name", "prefixes", "refusal", "table", "up",
                 "why_not"],
     "uplinks.down": ["at", "reason"],
@@ -351,12 +351,39 @@ KEYS = {
     "translations.uplinks": ["external", "inbound_only", "uplink", "usable", "used", "why_not"],
     "translations.uplinks.external": ["external", "in_place", "internal"],
     "translations.uplinks.inbound_only": ["external", "in_place", "internal"],
+    "layout": ["addresses", "links", "proxies", "slices"],
+    "layout.addresses": ["address", "in_place", "interface", "preferred_left", "state",
+                         "valid_left"],
+    "layout.links": ["in_place", "kind", "local", "mtu", "name", "remote"],
+    "layout.proxies": ["in_place", "interface", "method", "target"],
+    "layout.slices": ["interface", "pattern", "present", "subnet"],
     "problems": ["message", "uplink"],
     "counters": ["changes", "flows_removed", "last_pass", "repairs", "stopped"],
     "counters.stopped": ["wan0"],
     "history": ["at", "reason", "text", "uplink"],
 }
 """Scripts rely on these: a key may come, none may go or change its meaning."""
+
+
+LAYOUT = """
+[[assign]]
+uplink = "wan"
+interface = "vif*"
+subnet = 64
+
+[[assign]]
+uplink = "wan"
+interface = "vif1"
+subnet = 1
+prefix_length = 128
+
+[[proxy]]
+uplink = "wan"
+hosts = ["::1"]
+
+[tunnel.none0]
+remote = "192.0.2.1"
+"""
 
 
 def keys(value: Any, where: str = "") -> Iterator[tuple[str, list[str]]]:
@@ -371,8 +398,11 @@ def keys(value: Any, where: str = "") -> Iterator[tuple[str, list[str]]]:
 
 @needs_root
 def test_status_keys_are_stable(net: Box) -> None:
-    net.hook(block("BOUND6", prefix=P1))
-    net.hook(block("RENEW6", prefix=P2))
+    net.ip("link", "add", "name", "vif1", "type", "bridge")
+    net.ip("link", "set", "vif1", "up")
+    net.configure(net.config.read_text().partition("\n")[2] + LAYOUT)
+    net.hook(block("BOUND6", prefix="2001:db8:4000::/57"))
+    net.hook(block("RENEW6", prefix="2001:db8:8000::/57"))
     net.hook(block("RENEW6", prefix="fd00::/58"))
     net.ip("link", "set", "wan0", "down")
     net.cli("uplink", "wan", "down", "--reason", "no answer")

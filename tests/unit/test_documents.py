@@ -27,6 +27,9 @@ from pdreactor.config import KNOWN, parse
 from pdreactor.desired import desired
 from pdreactor.doctor import Finding
 from pdreactor.events import MAX_BLOCK, MAX_PREFIXES
+from pdreactor.layout.keys import KNOWN as LAYOUT
+from pdreactor.layout.model import Address, Layout, Link, Neighbour
+from pdreactor.layout.shown import document as layout_document
 from pdreactor.nat import gate, netmap, stateless
 from pdreactor.nat.nftables import render
 from pdreactor.reasons import REASONS
@@ -96,13 +99,21 @@ def keys(document: Any) -> Iterator[str]:
             yield from keys(value)
 
 
+def shown() -> dict[str, Any]:
+    """One of each of the layout."""
+    address = IPv6Network("2001:db8::1/128").network_address
+    wanted = Layout((Link("sit1", "sit"),), (Address("lan0", address, 64),), (),
+                    (Neighbour("wan0", address),), slices=(("wan vif* 0/64", "vif1", 0),))
+    return layout_document(wanted, {}, {}, (), NOW)
+
+
 def test_each_key_of_the_status_document_is_described() -> None:
     known = after(reply(*told(P1), reason="BOUND6"), reply(*told(P2)))
     known = transition.after_refusal(known, "wan", "RENEW6", "no", CONFIG, NOW)
     known = transition.after_refusal(known, "wan", "RENEW6", "no", CONFIG, NOW)
     view = report.View(known, desired(CONFIG, known, {}, NOW),
                        {"outbound": frozenset(), "inbound": frozenset()}, {}, ("add it",),
-                       "damaged", ("a note",))
+                       "damaged", ("a note",), layout=shown())
     document = report.status(CONFIG, view, NOW)
     assert document["translations"][0]["uplinks"][0]["inbound_only"]
     assert document["problems"] and document["uplinks"][0]["refusal"]
@@ -205,15 +216,18 @@ def test_each_key_of_the_configuration_is_described(table: str) -> None:
 
 def test_the_described_keys_exist() -> None:
     described = set(re.findall(r"(?m)^\.It Ic (\w+)", MAN5))
-    assert described == {key for table in KNOWN.values() for key in table}
+    layout = [keys for name, keys in LAYOUT.items() if f".Ss [{name}]" in MAN5
+              or f".Ss [[{name}]]" in MAN5]
+    assert described == {key for table in (*KNOWN.values(), *layout) for key in table}
 
 
 def test_the_example_configuration_has_no_mistakes_with_and_without_its_comments() -> None:
     text = (ROOT / "contrib/pdreactor.toml.example").read_text()
     assert len(parse(text, "example").translations) == 1
-    full = re.sub(r"(?m)^#(?=\w+ = |\[)", "", text).replace('prefix = "2001', '#prefix = "2001')
+    other = r"(?m)^(?=prefix = \"2001|source = )"  # in the place of DHCPv6
+    full = re.sub(other, "#", re.sub(r"(?m)^#(?=\w+ = |\[)", "", text))
     assert len(parse(full, "example").translations) == 2
-    assert parse(full, "example").on_change
+    assert parse(full, "example").on_change and parse(full, "example").plans
 
 
 @pytest.mark.parametrize("document", [README, MOVING], ids=["README", "from-shell-script"])
@@ -222,7 +236,8 @@ def test_configurations_in_the_documents_have_no_mistakes(document: str) -> None
     assert blocks
     for indent, block in blocks:
         lines = [line.removeprefix(indent) for line in block.splitlines()]
-        assert parse("\n".join(lines).split("\nEND")[0], "document").translations
+        parsed = parse("\n".join(lines).split("\nEND")[0], "document")
+        assert parsed.translations or parsed.plans
 
 
 # ---- all pages -----------------------------------------------------------------------------------
@@ -253,7 +268,7 @@ def test_the_readme_names_each_verb() -> None:
 
 @pytest.mark.parametrize("document", [
     "README.md", "contrib/from-shell-script/README.md", "contrib/keepalived/README.md",
-    "contrib/firewalls/README.md"])
+    "contrib/firewalls/README.md", "contrib/xen/README.md"])
 def test_links_to_files_are_good(document: str) -> None:
     path = ROOT / document
     for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text()):

@@ -62,6 +62,27 @@ def link(name: str, index: int = 7, flags: int = 0x41) -> bytes:
     return struct.pack("=BxHiII", 0, 1, index, flags, 0) + attribute(3, name.encode() + b"\0")
 
 
+def address(family: int) -> bytes:
+    return struct.pack("=BBBBI", family, 64, 0, 0, 1)  # on lo, which is no uplink
+
+
+def test_with_a_layout_every_link_and_address_counts() -> None:
+    heard = Bare()
+    assert heard._route(20, address(socket.AF_INET6)) == NOTHING
+    assert heard._route(20, address(socket.AF_INET)) == NOTHING
+    heard.interest = INTEREST._replace(everywhere=True)
+    for family in (socket.AF_INET, socket.AF_INET6):
+        assert heard._route(20, address(family)) == heard._route(21, address(family)) == LINK
+    assert heard._route(24, route(64, 254, 2)) == LINK  # of an advertisement
+    assert heard._route(24, route(48, 254, 186)) == NOTHING
+    taken = struct.pack("=BBBBI", socket.AF_INET6, 64, 0x08, 0, 1) + attribute(1, bytes(15) + b"\1")
+    assert heard._route(21, taken) == News(duplicate="::1 on lo")
+    assert heard._route(20, taken) == LINK
+    assert heard._route(16, link("vif1", index=9)) == LINK
+    assert heard._route(16, link("vif1", index=9)) == NOTHING
+    assert heard._route(17, link("vif1", index=9)) == LINK
+
+
 def test_a_link_counts_when_its_state_changes() -> None:
     heard = Bare()
     assert heard._route(16, link("wan0")) == LINK

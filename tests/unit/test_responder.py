@@ -185,6 +185,32 @@ def test_nothing_is_kept_of_what_is_asked_for() -> None:
 
 
 @needs_root
+def test_who_is_not_behind_the_router() -> None:
+    """By the way of this link, of another uplink, or of all the internet."""
+
+    def ways() -> None:
+        far, server = link(), Responder()
+        networks = (N("2001:db8::/32"),)
+
+        def answered(outside: tuple[str, ...] = ()) -> bool:
+            server.update([Answering("near", networks, (), outside)])
+            ask(far, 1)
+            server.read()
+            return answers(far) > 0
+
+        assert answered() and answered(outside=("near", "nosuch0"))
+        assert not answered(outside=("lan",))
+        ip("route replace 2001:db8::/64 dev near")
+        assert not answered()
+        for prefix, expected in (("default", False), ("2000::/3", False), ("2000::/4", True)):
+            ip("route flush 2001:db8::/64", f"route add {prefix} dev lan")
+            assert answered() == expected, prefix
+        server.close()
+
+    in_new_network(ways)
+
+
+@needs_root
 def test_the_way_to_an_address() -> None:
     def ways() -> None:
         link()
@@ -203,6 +229,10 @@ def test_the_way_to_an_address() -> None:
             assert time.monotonic() < deadline  # the address gets its route a moment later
         assert way("2001:db8:2::1") is None
         assert way("2001:db8:9::1") == (1, 0, (lan,), False)
+        ip("route add 2001:db8:3::/64 nexthop via fe80::5 dev lan nexthop via fe80::6 dev near",
+           "route add 2001:db8:4::/64 via fe80::5 dev lan")
+        assert way("2001:db8:3::1") == (1, 64, (lan, near), True)
+        assert way("2001:db8:4::1") == (1, 64, (lan,), True)
         assert fib.knows(IPv6Address("2001:db8::7").packed, lan)
         assert not fib.knows(IPv6Address("2001:db8::7").packed, near)
         assert not fib.knows(IPv6Address("2001:db8::8").packed, lan)
