@@ -72,8 +72,12 @@ class Machine(Router):
         """dhcpcd's script is called with this environment and nothing else."""
         environment = {**ENVIRONMENT, "interface": interface, "reason": reason,
                        **(variables or {})}
-        block = "\0".join(f"{name}={value}" for name, value in environment.items()) + "\0"
-        self.lab.write(self.machine, "/run/block", block)
+        block = "".join(f"{name}={value}\0" for name, value in environment.items())
+        return self.replay(block.encode(), code)
+
+    def replay(self, block: bytes, code: int | None = 0) -> "CompletedProcess[str]":
+        """The same with a whole block."""
+        self.lab.path(self.machine, "/run/block").write_bytes(block)
         done = self._fork(lambda: pdreactor.hook.main(["--environ", "/run/block"]),
                           ["pdreactor-hook"])
         assert code is None or done.returncode == code, done.stderr

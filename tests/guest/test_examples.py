@@ -9,6 +9,7 @@ import pytest
 
 from tests.lab import SERVER
 from tests.netns.pd import ping, reaches
+from tests.unit import recorded
 
 from .inside import MINIMAL, Machine, Net, example
 
@@ -223,30 +224,25 @@ def test_6to4_behind_nat(relay: Net) -> None:
              "-6 route add default via fd5e:ed00:1234:1::1 dev eth0")
 
 
-def lease(address: str, **sixrd: str) -> dict[str, str]:
-    """What dhcpcd tells of a DHCPv4 lease, with option 212."""
-    told = {"mask_len": "8", "prefix_len": "32", "prefix": "3fff:600::", "brip_address": PUBLIC}
-    return {"new_ip_address": address, "new_subnet_cidr": "24", "new_routers": PUBLIC,
-            **{f"new_sixrd_{name}": value for name, value in {**told, **sixrd}.items()}}
-
-
 def test_6rd(net: Net) -> None:
-    """198.51.100.2 without its first 8 bits is 33:64:02, behind 3fff:600::/32."""
+    """As dhcpcd told it of a DHCPv4 server that gave 198.51.100.2, and later 198.51.100.77, and of
+    3fff:600::/32 for all in 198.0.0.0/8."""
     net.ip("router", f"link add border type sit local {PUBLIC} ttl 64", "link set border up",
            "tunnel 6rd dev border 6rd-prefix 3fff:600::/32 6rd-relay_prefix 198.0.0.0/8",
            "-6 route add 3fff:600:3364::/48 dev border")
     net.ip("isp", f"-6 route replace 3fff:600:3364::/48 via {ONLINK}:2 dev wan")
     home = on(net, "a", "6rd", {"eth1": "lan1"})
     assert "DHCPv4 on eth0 has told nothing of 6rd" in home.pd("status", code=None).stdout
-    assert home.hook("BOUND", lease(HERE, mask_len="33"), code=65)
-    home.hook("BOUND", lease(HERE))
+    bad = recorded.block("9.4.1/59-BOUND-ipv4-6rd").replace(b"mask_len=8", b"mask_len=33")
+    home.replay(bad, code=65)
+    home.replay(recorded.block("9.4.1/59-BOUND-ipv4-6rd"))
     assert home.prefixes("ipv6") == {"3fff:600:3364:200::/56": "current"}
     net.ip("b", "-6 addr add 3fff:600:3364:201::2/64 dev eth0 nodad")
     assert reaches(net, "b", SERVER)
     assert reaches(net, "isp", "3fff:600:3364:200::1")
     home.settled()
     home.move("eth0", f"{HERE}/24", f"{THERE}/24")
-    home.hook("RENEW", lease(THERE))
+    home.replay(recorded.block("9.4.1/61-BOUND-ipv4-6rd-two-relays"))
     assert home.prefixes("ipv6") == {"3fff:600:3364:4d00::/56": "current"}
     assert "3fff:600:3364:4d01::1/64" in home.addresses("lan1")
     assert reaches(net, "isp", "3fff:600:3364:4d00::1")
