@@ -7,7 +7,6 @@ has the modules already, in the namespaces of its machine.
 import ctypes
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,11 +36,10 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The drivers that it is all about; and pytest's configuration, for the reports."""
+    """pytest's configuration, for the reports."""
     global CONFIG
     CONFIG = config
     config.option.tbstyle = "short"
-    subprocess.run(["modprobe", "-a", "sit", "dummy"], check=True)
 
 
 CONFIG: Any = None

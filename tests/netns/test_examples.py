@@ -3,7 +3,7 @@ in tests/guest."""
 
 from tests.lab import SERVER, Lab
 
-from .pd import A, NEEDS_ROOT, NEW, OLD, ROOT, Router, dhcp, reaches
+from .pd import NEEDS_ROOT, NEW, OLD, ROOT, A, Router, dhcp, reaches
 
 pytestmark = NEEDS_ROOT
 

@@ -63,8 +63,8 @@ def test_6rd_is_the_prefix_then_the_bits_that_are_not_shared(
     assert bits(int(found.network_address), 128) == written.ljust(128, "0")
 
 
-def test_6rd_of_the_example_in_rfc_5969() -> None:
-    """Section 7.2: 10.100.100.1 behind 2001:db8::/32, with all 32 bits and with 24 of 10.0.0.0/8."""
+def test_6rd_with_and_without_bits_that_all_share() -> None:
+    """10.100.100.1 behind 2001:db8::/32: all 32 bits of it, and the 24 that 10.0.0.0/8 leaves."""
     whole = Sixrd("eth0", N("2001:db8::/32"), 0, A("10.0.0.1"))
     assert sixrd(whole, A("10.100.100.1")) == N("2001:db8:a64:6401::/64")
     assert sixrd(whole._replace(mask_length=8), A("10.100.100.1")) == N("2001:db8:6464:100::/56")

@@ -130,9 +130,9 @@ def seen(*addresses: str, link: SeenLink | None = None) -> Seen:
                 {"eth0": tuple(A(one) for one in addresses)} if addresses else {}, {})
 
 
-def links(tunnel: Tunnel, there: Seen, known: Traces = Traces()) -> tuple[list[Link], list[str]]:
+def links(tunnel: Tunnel, there: Seen, known: Traces | None = None) -> tuple[list[Link], list[str]]:
     problems = []
-    found = list(tunnels.links(Plans(tunnels=(tunnel,)), known, there, problems))
+    found = list(tunnels.links(Plans(tunnels=(tunnel,)), known or Traces(), there, problems))
     return found, [one.message for one in problems]
 
 
@@ -234,7 +234,8 @@ def test_the_tunnel_broker_is_told(tmp_path: Path, changed: dict[str, str], nat:
     curl = tmp_path / "curl"
     curl.write_text('#!/bin/sh\nfor last; do :; done\necho "$last"\n')
     curl.chmod(0o755)
-    done = subprocess.run([EXAMPLES / "tunnelbroker-update", "he", "12", *nat], check=True, text=True,
-                          capture_output=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin", **changed})
+    done = subprocess.run([EXAMPLES / "tunnelbroker-update", "he", "12", *nat], check=True,
+                          text=True, capture_output=True,
+                          env={"PATH": f"{tmp_path}:/usr/bin:/bin", **changed})
     url = f"https://ipv4.tunnelbroker.net/nic/update?{asked}\n"
     assert done.stdout == (url if asked else "")
