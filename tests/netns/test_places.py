@@ -1,3 +1,5 @@
+from functools import partial
+
 """Addresses, routes and settings that follow the prefix: [[assign]], [[route]], [sysctl], and
 prefixes from the uplink's own link."""
 
@@ -586,7 +588,8 @@ interface = "lan0"
         own = native.replace("::/64", "::11")
         assert f"{own}/128" in addresses(router, "eth0")
         inside = host(router, "a", native.replace("/64", "a:b:c:d/64").replace("::a", ":a"))
-        assert reaches(lab, "isp", own) and reaches(lab, "isp", inside)
+        for target in (own, inside):
+            lab.wait(partial(reaches, lab, "isp", target), 10, f"an answer of {target}")
         assert reaches(lab, "isp", host(router, "b", native.replace("::/64", ":0:1:0:31/112")))
         assert quiet(router)
     router.pd("flush", "--forget")
