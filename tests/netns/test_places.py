@@ -1,10 +1,9 @@
-from functools import partial
-
 """Addresses, routes and settings that follow the prefix: [[assign]], [[route]], [sysctl], and
 prefixes from the uplink's own link."""
 
 import json
 import signal
+from functools import partial
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any
