@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from subprocess import CompletedProcess
 from typing import Any
@@ -94,9 +95,12 @@ class Machine(Router):
         self.lab.forked.append(process)
         return process
 
-    def settled(self) -> None:
-        """A second pass would change nothing."""
+    def settled(self, patience: float = 0) -> None:
+        """A second pass would change nothing, or soon when a watch is at work."""
+        deadline = time.monotonic() + patience
         done = self.pd("plan", code=None)
+        while done.returncode and time.monotonic() < deadline:
+            done = self.pd("plan", code=None)
         assert done.returncode == 0, done.stdout + done.stderr
 
     def _fork(self, call: Callable[[], int], argv: Sequence[str]) -> "CompletedProcess[str]":
@@ -139,10 +143,10 @@ class Machine(Router):
 
     def move(self, interface: str, old: str, new: str) -> None:
         """Its IPv4 address changes, as by DHCP."""
-        self.ip(f"-4 addr del {old} dev {interface}")
-        self.ip(f"-4 addr add {new} dev {interface}")
         gateway = new.rpartition(".")[0] + ".1"
-        self.ip(f"-4 route replace default via {gateway} dev {interface}")
+        self.lab.ip(self.machine, f"-4 addr del {old} dev {interface}",
+                    f"-4 addr add {new} dev {interface}",
+                    f"-4 route replace default via {gateway} dev {interface}")
 
 
 class Forked:
@@ -231,8 +235,7 @@ class Net(Lab):
 
     def ip(self, machine: str, *lines: str) -> None:
         """ip(8) on a machine, a command each."""
-        for line in lines:
-            self.run(machine, ["ip", *line.split()])
+        self.run(machine, ["sh", "-ec", "\n".join(f"ip {line}" for line in lines)])
 
 
 class Standing:
