@@ -14,22 +14,13 @@ from . import document, log, state, transition
 from .desired import desired
 from .errors import PdreactorError, PermissionDenied, StateError
 from .kernel.link import links, with_ipv4
-from .model import (
-    ONLINK,
-    SIXRD,
-    SIXTOFOUR,
-    Config,
-    Desired,
-    Path,
-    Problem,
-    State,
-    Steering,
-)
+from .model import ONLINK, SIXRD, SIXTOFOUR, Config, Desired, Problem, State
 from .nat import Firewall, begin
 
 if TYPE_CHECKING:
     from . import on_change
     from .layout.steps import Laying
+    from .ways import Steering
 
 STATE_WAIT = 10.0
 PASS_WAIT = 30.0
@@ -142,6 +133,7 @@ def _leads_elsewhere(work: "_Work") -> bool:
     if not work.known.leading or all(uplink.table is None for uplink in work.config.uplinks):
         return False
     from .steering import steering
+    from .ways import Path
 
     found = {name: Path(True) for name in work.links}  # the kernel is asked later
     wanted = steering(work.config, work.known, work.links, found, work.wanted)
@@ -308,7 +300,7 @@ def _reconcile_routes(work: _Work) -> list[str]:
 
 
 def steer(config: Config, known: State, links: dict[str, bool], wanted: Desired, observed: Any,
-          refused: Container[int] = ()) -> Steering:
+          refused: Container[int] = ()) -> "Steering":
     """Routes and rules; without the tables where the kernel has ``refused`` a way out."""
     from . import routing
     from .steering import steering
@@ -318,7 +310,7 @@ def steer(config: Config, known: State, links: dict[str, bool], wanted: Desired,
     return steering(config, known, links, found, wanted, refused)
 
 
-def further_problems(wanted: Steering, known: tuple[Problem, ...]) -> tuple[Problem, ...]:
+def further_problems(wanted: "Steering", known: tuple[Problem, ...]) -> tuple[Problem, ...]:
     """What keeps uplinks out of use and is not said yet."""
     found = (Problem(name, reason) for name, reason in wanted.unusable.items())
     return tuple(problem for problem in found if problem not in known)

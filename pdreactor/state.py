@@ -113,17 +113,20 @@ class Lock:
 
 
 def held(directory: str, name: str) -> bool:
-    """Whether anybody holds a lock. Writes nothing."""
+    """Whether anybody holds a lock. Writes nothing; for a moment it keeps others from taking it."""
+    path = os.path.join(directory, name)
+    return any(map(_is_held, (path, _shelter(path))))
+
+
+def _is_held(path: str) -> bool:
     try:
-        fd = os.open(os.path.join(directory, name), os.O_RDONLY)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return False
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
+    except OSError as exc:
+        return exc.errno == errno.EWOULDBLOCK
     finally:
         os.close(fd)
     return False

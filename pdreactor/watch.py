@@ -64,7 +64,7 @@ class Watch:
 
     def run(self) -> int:
         """Watch until SIGTERM or SIGINT; returns the exit code."""
-        one = state.Lock(self.config.state_dir, "watch.lock", 0)
+        one = state.Lock(self.config.state_dir, "watch.lock", 0.1)  # "status" may look just now
         with one, _Signals() as signals:
             self._selector.register(signals, selectors.EVENT_READ, lambda: self._signal(signals))
             self._notices = notices.Notices(_interest(self.config))

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from ipaddress import IPv6Address
 from typing import NamedTuple
 
-from ..model import Config, Route, Rule
+from ..model import Config
+from ..ways import Route, Rule
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 """It cannot work so; it may not; it works, but look at it."""

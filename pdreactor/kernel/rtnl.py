@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from ..errors import BackendMissing, KernelError, PermissionDenied
-from ..model import Route, Rule
+from ..ways import Route, Rule
 from . import netlink
 from .retry import persistently
 

@@ -136,6 +136,8 @@ def _assign_mistakes(row: Values) -> Iterator[str]:
         yield '.host = "eui64": has 64 bits, and they do not fit behind a slice of that length'
     if row["host"] is not None and row["host"] >> 128 - row["length"]:
         yield f".host: does not fit behind a slice of length {row['length']}"
+    if (row["prefix_length"] or 128) < row["length"]:
+        yield f".prefix_length: is less than the length of the slice, {row['length']}"
     if row["create"] and set("*?") & set(row["interface"]):
         yield ".create: needs the name of the interface, not a pattern"
 
@@ -163,31 +165,35 @@ def _check_created(assigns: list[Values], tunnels: Mapping[str, Values],
 
 def _check_together(rows: Mapping[str, list[Values]], translations: list[Values],
                     mistakes: list[str]) -> None:
-    """What is on a link, routed or translated has a slice of its own, but that a [[route]] may be
-    around others: the longer one counts. Hosts of an [[assign]] with a prefix_length of 128 are the
-    router's own addresses, which are left alone anyway."""
-    spans: dict[str, list[Span]] = {}
+    """What is on a link, routed or translated is nobody else's, but that a [[route]] may be around
+    others: the longer one counts. Longer than /64 it may be within what is shorter: then it is
+    taken out of that. Single addresses are the router's own."""
+    spans: dict[tuple[str, bool], list[Span]] = {}
     names: list[str] = []
     seen: set[tuple[Any, ...]] = set()
 
-    def note(where: str, uplink: str, subnet: int, length: int) -> None:
-        first = subnet << 128 - length
+    def note(where: str, uplink: str, first: int, length: int) -> None:
+        first = first >> 128 - length << 128 - length
         names.append(where)
-        spans.setdefault(uplink, []).append(
+        spans.setdefault((uplink, length > 64), []).append(
             (first, first + (1 << 128 - length) - 1, len(names) - 1))
 
     for index, row in enumerate(translations):
         for uplink in row.get("uplink") or row.get("uplinks") or ():
             if "internal" in row and "subnet" in row:
                 length = row["internal"].prefixlen
-                note(f"translation[{index}]", uplink, row["subnet"], length)
+                note(f"translation[{index}]", uplink, row["subnet"] << 128 - length, length)
     for name in ("assign", "route"):
         for index, row in enumerate(rows[name]):
-            key = (row.get("uplink"), row.get("subnet"), row.get("length"), row.get("interface"))
-            if None in key or row.get("prefix_length") == 128 or key in seen:
+            if row.keys() != KNOWN[name].keys():
                 continue
+            first, length = row["subnet"] << 128 - row["length"], row["length"]
+            if on_link := row.get("prefix_length"):
+                first, length = first | (row["host"] or 0), on_link
+            key = row["uplink"], first >> 128 - length, length, row["interface"]
+            if length < 128 and key not in seen:
+                note(f"{name}[{index}]", row["uplink"], first, length)
             seen.add(key)
-            note(f"{name}[{index}]", *key[:3])  # type: ignore[arg-type]
     for among in spans.values():
         bounds = {index: (first, last) for first, last, index in among}
         mistakes += [f"{names[one]}.subnet: its slice overlaps that of {names[other]}"

@@ -6,19 +6,18 @@ from ipaddress import IPv6Address, IPv6Network
 
 from ..model import (
     DELEGATED,
-    MAIN_TABLE,
     ONLINK,
     Config,
     Nat,
     Pair,
     Prefix,
     Problem,
-    Route,
     State,
     Uplink,
     UplinkState,
 )
 from ..prefix import slice_of
+from ..ways import MAIN_TABLE, Route
 from . import tunnels
 from .model import (
     KERNEL,

@@ -4,7 +4,8 @@ the state remembers it, and as the kernel should hold it. Imported only where th
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import NamedTuple
 
-from ..model import Problem, Route
+from ..model import Problem
+from ..ways import Route
 
 IN4, SIXTOFOUR, SIXRD = "6in4", "6to4", "6rd"
 """``mode`` of a tunnel: RFC 4213, RFC 3056, RFC 5969."""

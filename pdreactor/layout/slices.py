@@ -5,6 +5,7 @@ is away. A new one takes the first that nobody has or had; when there is none le
 interface which has been away longest. No two have the same one.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -103,25 +104,38 @@ class _Taken:
     """Slices that are taken, of any length: as spans of the 2^128 addresses behind the prefix."""
 
     def __init__(self, slices: Iterable[tuple[int, int]]) -> None:
-        self._spans: list[tuple[int, int]] = []
+        self._runs: list[tuple[int, int]] = []  # disjoint, sorted; what adjoins is one
         for number, length in slices:
-            self._spans.append(_span(number, length))
+            self._add(*_span(number, length))
 
     def take(self, number: int, length: int) -> bool:
         """Take one; False when it, or a part of it, is taken."""
         first, last = _span(number, length)
-        if any(first <= end and begin <= last for begin, end in self._spans):
+        place = self._place(first)
+        if place < len(self._runs) and self._runs[place][0] <= last:
             return False
-        self._spans.append((first, last))
+        self._add(first, last)
         return True
 
     def first(self, number: int, length: int) -> int:
         """The first free one from there on."""
-        for begin, end in sorted(self._spans):
+        while True:
             first, last = _span(number, length)
-            if first <= end and begin <= last:
-                number = (end >> 128 - length) + 1
-        return number
+            place = self._place(first)
+            if place == len(self._runs) or self._runs[place][0] > last:
+                return number
+            number = (self._runs[place][1] >> 128 - length) + 1
+
+    def _place(self, address: int) -> int:
+        """Of the first run that ends there or later."""
+        return bisect_left(self._runs, address, key=lambda run: run[1])
+
+    def _add(self, first: int, last: int) -> None:
+        begin = end = self._place(first - 1)
+        while end < len(self._runs) and self._runs[end][0] <= last + 1:
+            first, last = min(first, self._runs[end][0]), max(last, self._runs[end][1])
+            end += 1
+        self._runs[begin:end] = [(first, last)]
 
 
 def _span(number: int, length: int) -> tuple[int, int]:

@@ -3,7 +3,8 @@
 from collections.abc import Collection, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
-from ..model import MAIN_TABLE, Problem, Route
+from ..model import Problem
+from ..ways import MAIN_TABLE, Route
 from .model import (
     IN4,
     SIXRD,

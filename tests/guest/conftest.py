@@ -1,4 +1,4 @@
-"""The tests of this directory run in a guest: one boot for all that are selected.
+"""The tests of this directory run in a guest: one boot for all of a file that are selected.
 
 Here, outside, a test is not run but asked for: the guest runs pytest with the same names, and tells
 each report as a line of JSON as soon as it has it (inside.py). Those reports are the tests'.
@@ -66,20 +66,20 @@ class Reports:
             longrepr=f"the guest ended with {code} and without a report: {self._guest.said()}")
 
 
-REPORTS = pytest.StashKey[Reports]()
+REPORTS = pytest.StashKey[dict[Path, Reports]]()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
     """Take the reports of the guest for those of the test."""
-    if item.get_closest_marker("skip"):
+    if HERE not in item.path.parents or item.get_closest_marker("skip"):
         return None
-    stash = item.session.stash
-    if REPORTS not in stash:
-        ours = [one.nodeid for one in item.session.items if HERE in one.path.parents]
-        stash[REPORTS] = Reports(item.config, ours)
+    booted = item.session.stash.setdefault(REPORTS, {})
+    if item.path not in booted:
+        ours = [one.nodeid for one in item.session.items if one.path == item.path]
+        booted[item.path] = Reports(item.config, ours)
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    for report in stash[REPORTS].of(item):
+    for report in booted[item.path].of(item):
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True

@@ -570,6 +570,12 @@ interface = "eth0"
 host = "::30"
 prefix_length = 128
 
+[[assign]]
+uplink = "wan"
+interface = "lan1"
+host = "::1:0:30"
+prefix_length = 112
+
 [[route]]
 uplink = "wan"
 interface = "lan0"
@@ -581,6 +587,7 @@ interface = "lan0"
         assert f"{own}/128" in addresses(router, "eth0")
         inside = host(router, "a", native.replace("/64", "a:b:c:d/64").replace("::a", ":a"))
         assert reaches(lab, "isp", own) and reaches(lab, "isp", inside)
+        assert reaches(lab, "isp", host(router, "b", native.replace("::/64", ":0:1:0:31/112")))
         assert quiet(router)
     router.pd("flush", "--forget")
     assert not [one for one in addresses(router, "eth0") if one.endswith("/128")]

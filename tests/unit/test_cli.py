@@ -373,7 +373,7 @@ subnet = 64
 
 [[assign]]
 uplink = "wan"
-interface = "vif1"
+interface = "wan0"
 subnet = 1
 prefix_length = 128
 
@@ -398,8 +398,9 @@ def keys(value: Any, where: str = "") -> Iterator[tuple[str, list[str]]]:
 
 @needs_root
 def test_status_keys_are_stable(net: Box) -> None:
-    net.ip("link", "add", "name", "vif1", "type", "bridge")
-    net.ip("link", "set", "vif1", "up")
+    for name in ("vif1", "vif2"):
+        net.ip("link", "add", "name", name, "type", "bridge")
+        net.ip("link", "set", name, "up")
     net.configure(net.config.read_text().partition("\n")[2] + LAYOUT)
     net.hook(block("BOUND6", prefix="2001:db8:4000::/57"))
     net.hook(block("RENEW6", prefix="2001:db8:8000::/57"))

@@ -20,7 +20,8 @@ from pdreactor.doctor.facts import (
     TheirRule,
 )
 from pdreactor.doctor.internal import random
-from pdreactor.model import Config, Route, Rule
+from pdreactor.model import Config
+from pdreactor.ways import Route, Rule
 
 from .box import ROOT
 from .values import LAN, NOW, WAN, WAN2, config

@@ -230,14 +230,17 @@ def test_the_example_configuration_has_no_mistakes_with_and_without_its_comments
     assert parse(full, "example").on_change and parse(full, "example").plans
 
 
-@pytest.mark.parametrize("document", [README, MOVING], ids=["README", "from-shell-script"])
+XEN = (ROOT / "contrib/xen/README.md").read_text()
+
+
+@pytest.mark.parametrize("document", [README, MOVING, XEN], ids=["README", "shell", "xen"])
 def test_configurations_in_the_documents_have_no_mistakes(document: str) -> None:
     blocks = re.findall(r"(?m)^( +)(\[uplink\.wan\]\n(?:\1.*\n|\n)+)", document)
     assert blocks
     for indent, block in blocks:
         lines = [line.removeprefix(indent) for line in block.splitlines()]
-        parsed = parse("\n".join(lines).split("\nEND")[0], "document")
-        assert parsed.translations or parsed.plans
+        found = parse("\n".join(lines).split("\nEND")[0], "document")
+        assert found.translations or found.plans
 
 
 # ---- all pages -----------------------------------------------------------------------------------

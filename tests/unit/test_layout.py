@@ -87,6 +87,12 @@ def test_every_key_can_be_set() -> None:
     (section("assign", host='"2001:db8::1"'), "assign[0].host: does not fit behind a slice of"),
     (section("assign", length="112", host='"::1:0"'), "assign[0].host: does not fit"),
     (section("assign", length="67", host='"eui64"'), 'assign[0].host = "eui64": has 64 bits'),
+    (section("assign", prefix_length="63"), "assign[0].prefix_length: is less than the length"),
+    (section("assign", prefix_length="112") + section(
+        "assign", interface='"lan1"', host='"::2"', prefix_length="112"),
+     "assign[1].subnet: its slice overlaps that of assign[0]"),
+    (section("assign", length="67") + section("route", length="67", interface='"lan1"'),
+     "route[0].subnet: its slice overlaps that of assign[0]"),
     (section("assign", length="129"), "assign[0].length = 129"),
     (section("assign", prefix_length="0"), "assign[0].prefix_length = 0"),
     (section("assign", subnet="-1"), "assign[0].subnet = -1"),
@@ -126,6 +132,11 @@ def test_each_mistake_is_named(text: str, expected: str) -> None:
     section("assign") + OTHER + section("assign", uplink='"dsl"'),
     section("assign", prefix_length="128") + section("route", interface='"sit1"'),
     section("assign", length="67", subnet="1") + section("route", length="65", subnet="1"),
+    section("assign", prefix_length="112") + section("route", interface='"sit1"'),  # seed 004
+    section("assign", length="112") + section("route", interface='"sit1"'),
+    section("assign", prefix_length="112") + section("assign", prefix_length="112", host='"::2"'),
+    section("assign", prefix_length="112") + section(
+        "assign", interface='"lan1"', host='"::1:0:2"', prefix_length="112"),
     OTHER.replace("eth1", "eth0") + section("assign"),
 ])
 def test_what_goes_together(text: str) -> None:
@@ -470,7 +481,7 @@ def test_another_length_takes_the_place() -> None:
 
 def test_a_duplicate_is_said() -> None:
     found = change(observed(SeenAddress(A1, OURS, failed=True)), Layout(addresses=(A1,)))
-    assert not found and "another node on the link has address" in found.problems[0].message
+    assert not found and "another node on the link" in found.problems[0].message
 
 
 def test_words_count_many() -> None:
