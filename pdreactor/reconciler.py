@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from . import document, log, state, transition
 from .desired import desired
 from .errors import PdreactorError, PermissionDenied, StateError
-from .kernel.link import links
+from .kernel.link import links, with_ipv4
 from .model import ONLINK, SIXRD, SIXTOFOUR, Config, Desired, Problem, State
 from .nat import Firewall, begin
 
@@ -191,11 +191,14 @@ def wish(config: Config, known: State) -> Desired:
 
 
 def links_of(config: Config) -> dict[str, bool]:
-    """{interface of an uplink: up with carrier}; a tunnel is only while what carries it is."""
-    under = {one.name: one.underlay for one in (config.plans.tunnels if config.plans else ())}
+    """{interface of an uplink: up with carrier}; a tunnel is only while what carries it is, and
+    has an IPv4 address."""
     names = dict.fromkeys(uplink.interface for uplink in config.uplinks)
-    found = links((*names, *(under[name] for name in names if under.get(name))))
-    return {name: found[name] and found.get(under.get(name) or name, False)
+    under = {one.name: one.underlay for one in (config.plans.tunnels if config.plans else ())
+             if one.name in names and one.underlay}
+    found = links((*names, *under.values()))
+    carrying = {name for name in with_ipv4(under.values()) if found.get(name)} if under else set()
+    return {name: found[name] and (name not in under or under[name] in carrying)
             for name in names if name in found}
 
 

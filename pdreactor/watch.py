@@ -287,12 +287,8 @@ def _identity(path: str) -> tuple[int, ...]:
 
 def _interest(config: Config) -> notices.Interest:
     tables = {uplink.table for uplink in config.uplinks if uplink.table is not None}
-    plans = config.plans
-    tunnels, assigns = (plans.tunnels, plans.assigns) if plans else ((), ())
-    under = {tunnel.underlay for tunnel in tunnels if tunnel.underlay}
-    made = {tunnel.name for tunnel in tunnels} | {one.interface for one in assigns if one.create}
     return notices.Interest(
-        frozenset({uplink.interface for uplink in config.uplinks} | under | made), config.protocol,
+        frozenset(uplink.interface for uplink in config.uplinks), config.protocol,
         frozenset(tables | {config.priority}),
         nat.tables(config)[0],
         config.plans is not None or any(one.source == ONLINK for one in config.uplinks))

@@ -8,14 +8,14 @@ twentieth of the way to the rules.
 
 import fcntl
 import struct
-from _socket import AF_INET6, SOCK_DGRAM
+from _socket import AF_INET, AF_INET6, SOCK_DGRAM
 from _socket import socket as Socket
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv6Address, IPv6Network
 
 from ..errors import KernelError
 
-SIOCGIFFLAGS = 0x8913
+SIOCGIFFLAGS, SIOCGIFADDR = 0x8913, 0x8915
 IFF_UP = 0x1
 IFF_POINTOPOINT = 0x10
 IFF_RUNNING = 0x40
@@ -33,17 +33,27 @@ def direct(names: Iterable[str]) -> set[str]:
     return {name for name, flags in _flags(names) if flags & IFF_POINTOPOINT}
 
 
+def with_ipv4(names: Iterable[str]) -> set[str]:
+    """Those of the interfaces that have an IPv4 address."""
+    return {name for name, _ in _ask(names, AF_INET, SIOCGIFADDR)}
+
+
 def _flags(names: Iterable[str]) -> Iterator[tuple[str, int]]:
+    return _ask(names, AF_INET6, SIOCGIFFLAGS)
+
+
+def _ask(names: Iterable[str], family: int, request: int) -> Iterator[tuple[str, int]]:
+    """(interface, the first 16 bits of the answer); without those that have none."""
     try:
-        probe = Socket(AF_INET6, SOCK_DGRAM)
+        probe = Socket(family, SOCK_DGRAM)
     except OSError as exc:
         raise KernelError(f"cannot look at the interfaces: {exc.strerror}") from exc
     for name in names:
-        request = struct.pack("16sH14x", name.encode()[:15], 0)
+        asked = struct.pack("16sH14x", name.encode()[:15], 0)
         try:
-            yield name, struct.unpack("16sH14x", fcntl.ioctl(probe, SIOCGIFFLAGS, request))[1]
+            yield name, struct.unpack("16sH14x", fcntl.ioctl(probe, request, asked))[1]
         except OSError:
-            continue  # ENODEV
+            continue  # ENODEV, EADDRNOTAVAIL
     probe.close()
 
 

@@ -23,6 +23,8 @@ def explained(number: int, reason: str) -> KernelError | PermissionDenied:
         return PermissionDenied(f"{reason}; this needs root or CAP_NET_ADMIN")
     if number == errno.EACCES:  # not of privileges: fib6_nh_init
         return KernelError(f"{reason}; IPv6 is switched off on that interface (disable_ipv6)")
+    if number == errno.EOPNOTSUPP:  # rtnl_newlink, and whatever is left out of a kernel
+        return KernelError(f"{reason} by this kernel: a module is missing, or was not built")
     return KernelBusy(reason) if number < 0 or number in BUSY else KernelError(reason)
 
 

@@ -89,7 +89,8 @@ def _sixrd(data: Any) -> tuple[IPv6Network, IPv4Network] | None:
 
 def make(rtnl: Rtnl, link: Link) -> None:
     """Add a link, then mark it as ours: the kernel takes no alias with a new one."""
-    rtnl.do("link", "add", {"ifname": link.name, **_request(link)}, f"link {link.name}")
+    rtnl.do("link", "add", {"ifname": link.name, **_request(link)},
+            f"link {link.name} of kind {link.kind}")
     _raise(rtnl, link)
 
 

@@ -116,8 +116,17 @@ class Laying:
         if self.change.make or self.change.change:
             with Rtnl() as rtnl:
                 laying.lay_links(rtnl, self.change, self.failed)
+                self._without({one.name for one in self.change.make if not rtnl.index(one.name)})
         if not self.failed:
             self._follow(update)
+
+    def _without(self, links: set[str]) -> None:
+        """Nothing can be on links that the kernel did not make, and why not is said once."""
+        self.change = self.change._replace(
+            make=tuple(one for one in self.change.make if one.name not in links),
+            put=tuple(one for one in self.change.put if one.interface not in links))
+        self.layout = self.layout._replace(
+            routes=tuple(one for one in self.layout.routes if one.interface not in links))
 
     def _follow(self, update: Update) -> None:
         """What others are to be told of: the far end of a tunnel knows this one's address."""

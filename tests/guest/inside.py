@@ -5,10 +5,13 @@ has the modules already, in the namespaces of its machine.
 """
 
 import ctypes
+import gc
 import json
 import os
+import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from subprocess import CompletedProcess
 from typing import Any
@@ -22,8 +25,9 @@ import pdreactor.layout.steps
 import pdreactor.nat.nftables
 import pdreactor.reconciler
 import pdreactor.routing
+import pdreactor.watch
 from tests.guest.conftest import MARK
-from tests.lab import Lab, Process
+from tests.lab import Lab
 from tests.netns.pd import ENVIRONMENT, ROOT, Router
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -48,7 +52,9 @@ CONFIG: Any = None
 class Machine(Router):
     """A machine of a test network with pdreactor on it."""
 
-    def __init__(self, lab: Lab, text: str, machine: str) -> None:
+    lab: "Net"
+
+    def __init__(self, lab: "Net", text: str, machine: str) -> None:
         """With this configuration."""
         super().__init__(lab, text, machine=machine)
 
@@ -81,19 +87,28 @@ class Machine(Router):
         assert code is None or done.returncode == code, done.stderr
         return done
 
-    def settled(self) -> None:
-        """A second pass would change nothing."""
+    def start(self, *arguments: str) -> "Forked":  # type: ignore[override]
+        """Run a verb in the background."""
+        log = os.open(self.lab.directory / f"{len(self.lab.forked)}.forked", os.O_CREAT | os.O_RDWR)
+        process = Forked(self.lab.pid(self.machine), lambda: pdreactor.cli.main(arguments), log)
+        os.close(log)
+        self.lab.forked.append(process)
+        return process
+
+    def settled(self, patience: float = 0) -> None:
+        """A second pass would change nothing, or soon when a watch is at work."""
+        deadline = time.monotonic() + patience
         done = self.pd("plan", code=None)
+        while done.returncode and time.monotonic() < deadline:
+            done = self.pd("plan", code=None)
         assert done.returncode == 0, done.stdout + done.stderr
 
     def _fork(self, call: Callable[[], int], argv: Sequence[str]) -> "CompletedProcess[str]":
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-            child = os.fork()
-            if child == 0:
-                os._exit(_inside(self.lab.pid(self.machine), call, out.fileno(), err.fileno()))
-            _, status = os.waitpid(child, 0)
+            child = Forked(self.lab.pid(self.machine), call, out.fileno(), err.fileno())
+            code = child.wait()
             texts = [(file.seek(0), file.read().decode())[1] for file in (out, err)]
-        return CompletedProcess(list(argv), os.waitstatus_to_exitcode(status), *texts)
+        return CompletedProcess(list(argv), code, *texts)
 
     # ---- the machine -----------------------------------------------------------------------
 
@@ -128,15 +143,43 @@ class Machine(Router):
 
     def move(self, interface: str, old: str, new: str) -> None:
         """Its IPv4 address changes, as by DHCP."""
-        self.ip(f"-4 addr del {old} dev {interface}")
-        self.ip(f"-4 addr add {new} dev {interface}")
         gateway = new.rpartition(".")[0] + ".1"
-        self.ip(f"-4 route replace default via {gateway} dev {interface}")
+        self.lab.ip(self.machine, f"-4 addr del {old} dev {interface}",
+                    f"-4 addr add {new} dev {interface}",
+                    f"-4 route replace default via {gateway} dev {interface}")
+
+
+class Forked:
+    """A fork of this process that runs a call within a machine, its output in files."""
+
+    def __init__(self, machine: int, call: Callable[[], int], out: int, err: int = 0) -> None:
+        """``machine`` is a process in its namespaces."""
+        self._pid = os.fork()
+        if self._pid == 0:
+            os._exit(_inside(machine, call, out, err or out))
+
+    def wait(self) -> int:
+        """Wait for its end, and return its exit code."""
+        _, status = os.waitpid(self._pid, 0)
+        self._pid = 0
+        return os.waitstatus_to_exitcode(status)
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """End it, if it has not ended."""
+        if self._pid:
+            os.kill(self._pid, number)
+            self.wait()
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.stop(signal.SIGKILL)
 
 
 def _inside(pid: int, call: Callable[[], int], out: int, err: int) -> int:
     """In the child: within the machine, with its own streams."""
     try:
+        os.setsid()
+        gc.disable()
         spaces = [os.open(f"/proc/{pid}/ns/{space}", os.O_RDONLY) for space in ("net", "mnt")]
         for space in spaces:
             if libc.setns(space, 0) != 0:
@@ -166,6 +209,11 @@ class Net(Lab):
     Between a and router there is IPv4 as well, 198.51.100.0/24 and 203.0.113.0/24.
     """
 
+    def __init__(self) -> None:
+        """One uplink, one router."""
+        super().__init__()
+        self.forked: list[Forked] = []
+
     def __enter__(self) -> "Net":
         super().__enter__()
         self.ip("router", f"link set lan1 netns {self.pid('a')}")
@@ -180,14 +228,14 @@ class Net(Lab):
                 "-4 addr add 203.0.113.1/24 dev lan0")
         return self
 
-    def processes(self) -> Iterator[Process]:
-        """Those that were started, the last one first."""
-        return reversed(self._processes)
+    def close(self) -> None:
+        for process in self.forked:
+            process.kill()
+        super().close()
 
     def ip(self, machine: str, *lines: str) -> None:
         """ip(8) on a machine, a command each."""
-        for line in lines:
-            self.run(machine, ["ip", *line.split()])
+        self.run(machine, ["sh", "-ec", "\n".join(f"ip {line}" for line in lines)])
 
 
 class Standing:
@@ -226,7 +274,7 @@ def net(standing: Standing, request: pytest.FixtureRequest) -> Iterator[Net]:
     if request.session.testsfailed > before:
         standing.drop()
         return
-    for process in network.processes():
+    for process in network.forked:
         process.kill()
     for name in ("a", "b", "router"):
         if network.path(name, "/var/lib/pdreactor/state.json").exists():

@@ -81,7 +81,7 @@ def test_tunnel_broker(net: Net) -> None:
     net.wait(lambda: reaches(net, "isp", f"{NEWLINK}0:8000::2"), 60, "the watch to follow")
     assert reaches(net, "b", SERVER)
     assert reaches(net, "isp", f"{NEWLINK}0:4000::2")
-    server.settled()
+    server.settled(60)
     watch.stop()
     net.ip("b", f"-6 addr del {NEWLINK}0:8000::2/67 dev eth0")
     renumber(net, NEWLINK, ONLINK)
@@ -271,13 +271,12 @@ def test_native_64(net: Net) -> None:
     net.wait(lambda: answered(net, f"{ONLINK}:5:0:5"), 60, "the watch to answer")
     for address in (f"{ONLINK}:11", f"{ONLINK}:30"):
         assert answered(net, address)
-    router.settled()
     net.ip("a", f"-6 addr add {NEWLINK}:5:0:5/128 dev 6bed4")
     renumber(net, ONLINK, NEWLINK)
     net.wait(lambda: answered(net, f"{NEWLINK}:5:0:5"), 60, "the watch to follow")
     for address in (f"{NEWLINK}:11", f"{NEWLINK}:30"):
         assert answered(net, address)
-    router.settled()
+    router.settled(60)
     watch.stop()
     router.pd("flush")
     assert router.link("dumbo0") == {}

@@ -37,7 +37,7 @@ def home(net: Net) -> Machine:
     if not net.path("router", "/sys/class/net/far").exists():
         net.ip("router", "link add far type sit local 198.51.100.1 remote 198.51.100.2 ttl 64",
                "link set far up", "addr add 2001:db8:a::2/127 dev far")
-        net.ip("isp", "route add 2001:db8:a::/64 via 2001:db8:ffff::2 dev wan")
+        net.ip("isp", "route replace 2001:db8:a::/64 via 2001:db8:ffff::2 dev wan")
     machine.pd("restore")
     machine.run("rm", "-f", "/run/told")
     return machine
