@@ -121,8 +121,8 @@ class Laying:
     def rest(self, rtnl: Rtnl, update: Update) -> None:
         """Last; what is not there any more is forgotten."""
         laying.lay_rest(rtnl, self.change, self.failed)
-        if not self.failed:
-            self._note(laying.after(self.traces, self.layout, manage=self._manage), update)
+        self._note(laying.after(self.traces, self.layout, self._observed, manage=self._manage,
+                                failed=bool(self.failed)), update)
 
     def _note(self, traces: Traces, update: Update) -> None:
         self.traces = traces
