@@ -33,6 +33,9 @@ MAN5     = $(wildcard man/*.5)
 DOCS     = $(wildcard README.md CHANGELOG.md contrib/*.example)
 
 PYTEST_ARGS =
+# Test files that run at the same time; each test has namespaces of its own. JOBS=0 is one by one.
+JOBS        = 2
+PYTEST      = -m pytest -n $(JOBS) --dist loadfile
 # What is repeated with the newest pyroute2, structlog, tenacity and python-iptables; other backends
 # and modes than the default hardly use them. NEWEST= leaves it out.
 NEWEST      = tests/unit tests/netns -m "not variants"
@@ -120,7 +123,8 @@ endif
 		rmdir "$(DESTDIR)$(UNITDIR)/$$unit.d" 2>/dev/null || :; done
 	for unit in $(OWN_UNITS); do rm -f "$(DESTDIR)$(UNITDIR)/$$unit"; done
 	rm -f '$(DESTDIR)$(TMPFILES)'
-	for directory in '$(LIBDIR)' '$(DOCDIR)' '$(MANDIR)/man8' '$(MANDIR)/man5'; do \
+	for directory in '$(LIBDIR)' '$(DOCDIR)' '$(MANDIR)/man8' '$(MANDIR)/man5' \
+		'$(dir $(TMPFILES))'; do \
 		rmdir "$(DESTDIR)$$directory" 2>/dev/null || :; done
 
 setup:
@@ -137,15 +141,15 @@ ifneq ($(MAN8)$(MAN5),)
 endif
 
 unit:
-	.venv/bin/python -m pytest tests/unit $(PYTEST_ARGS)
+	.venv/bin/python $(PYTEST) tests/unit $(PYTEST_ARGS)
 
 # The oldest supported libraries last: the line at the end is the whole suite's.
 test: setup
 	$(MAKE) --no-print-directory lint
 ifneq ($(strip $(NEWEST)),)
-	.venv-newest/bin/python -m pytest $(NEWEST) $(PYTEST_ARGS)
+	.venv-newest/bin/python $(PYTEST) $(NEWEST) $(PYTEST_ARGS)
 endif
-	.venv/bin/python -m pytest $(PYTEST_ARGS)
+	.venv/bin/python $(PYTEST) $(PYTEST_ARGS)
 
 demo:
 	@mkdir -p .cache; echo 'Preparing this machine (the first time this takes a minute or two) ...'

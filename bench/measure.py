@@ -1,12 +1,13 @@
 """The measurements. Each takes subjects and returns samples; what they mean is in table.py."""
 
 import json
+import signal
 import time
 from ipaddress import IPv6Address
 from statistics import median
 from typing import NamedTuple
 
-from tests.lab import LabError
+from tests.lab import Lab, LabError, Process
 from tests.lab.lab import PYTHON
 
 from .rig import (
@@ -15,6 +16,7 @@ from .rig import (
     HERE,
     PEER,
     PROGRAM,
+    ROUTED,
     SECOND,
     Command,
     Run,
@@ -22,6 +24,7 @@ from .rig import (
     sent,
     variables,
 )
+from .watcher import peak, spent
 
 HOOK_FILE = "/usr/lib/dhcpcd/dhcpcd-hooks/60-pdreactor"
 
@@ -120,6 +123,34 @@ def watched(subject: Subject, flushes: int, changes: int, seconds: float) -> Wat
     argv = [PYTHON, str(HERE / "watcher.py")]
     done = subject.lab.run("router", argv, input=json.dumps(job), timeout=600)
     return Watched(**json.loads(done.stdout))
+
+
+class Asked(NamedTuple):
+    """What became of neighbour solicitations for random addresses."""
+
+    asked: int
+    seconds: float
+    missing: int  # answers for what is routed
+    wrong: int  # answers with another field than RFC 4861 wants
+    unwanted: int  # answers for what is not routed
+    share: float  # of a core, of the watch
+    rss: int  # KiB, of the watch, at most
+
+
+def solicitations(lab: Lab, watch: Process, rate: int, seconds: float) -> Asked:
+    """Ask that many a second; bench/solicitor.py says how. In between the watch makes a pass."""
+    link = lab.link_to("isp")
+    argv = [PYTHON, "-I", "-S", str(HERE / "solicitor.py"), link.there, link.mac(link.router_host),
+            str(link.network), ROUTED, str(rate), str(seconds)]
+    process = lab.start("isp", argv)
+    process.wait_output("ready", 60)
+    before = spent(watch.pid)
+    time.sleep(seconds / 2)
+    watch.signal(signal.SIGHUP)
+    process.wait(seconds + 30)
+    found = json.loads(process.output().splitlines()[-1])
+    share = (spent(watch.pid) - before) / found["seconds"]
+    return Asked(**found, share=share, rss=peak(watch.pid))
 
 
 def first_packet(subject: Subject) -> tuple[float, float]:

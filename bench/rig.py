@@ -258,6 +258,33 @@ def sources(number: int, count: int = 256) -> list[str]:
     return [str(IPv6Address(start + (k * number // count << 64) + k + 2)) for k in range(count)]
 
 
+ROUTED = "2001:db8:ffff:0:8000::/65"
+"""A half of what is on the link to the ISP is behind the router."""
+PROXY = '''
+[uplink.wan]
+interface = "eth0"
+source = "onlink"
+
+[[proxy]]
+uplink = "wan"
+'''
+
+
+@contextmanager
+def proxying() -> Iterator[tuple[Lab, Process]]:
+    """A router whose watch answers neighbour solicitations, and the watch."""
+    with Lab() as lab:
+        install(lab, PROXY)
+        gateway, host = (str(IPv6Network(ROUTED)[n]) for n in (1, 2))
+        for machine, address, interface in (("router", gateway, "lan0"), ("a", host, "eth0")):
+            lab.run(machine, ["ip", "-6", "addr", "add", f"{address}/65", "dev", interface,
+                              "nodad"])
+        watch = lab.start("router", [PROGRAM, "-q", "watch"])
+        ping = ["ping", "-n", "-c1", "-W1", host]
+        lab.wait(lambda: lab.run("isp", ping, check=False).returncode == 0, 15, "the first answer")
+        yield lab, watch
+
+
 @contextmanager
 def with_addresses(number: int) -> Iterator[Subject]:
     """pdreactor with that many addresses from the prefix on two interfaces, and as many proxy

@@ -3,7 +3,7 @@
 from statistics import median, quantiles
 from typing import Any, NamedTuple
 
-from .measure import Cleaning, Loss, Placed, Uplinks, Watched
+from .measure import Asked, Cleaning, Loss, Placed, Uplinks, Watched
 from .rig import Run
 
 
@@ -52,13 +52,14 @@ class Samples(NamedTuple):
     watched: Watched
     translations: dict[int, dict[str, list[float]]]  # change, first_packet (s); rate (flows/s)
     cleaning: list[Cleaning]
+    asked: Asked
 
 
 def rows(samples: Samples) -> list[Row]:
     """The table."""
     return [*first_packets(samples), *_changes(samples), *_losses(samples), *_irrelevant(samples),
             *_uplinks(samples), *_placed(samples), *_watched(samples), *forwarding(samples),
-            *_translations(samples), *_cleaning(samples)]
+            *_translations(samples), *_cleaning(samples), *_proxying(samples)]
 
 
 AGAINST_PEER = {"pdreactor": 0.8, "iptables": 0.8}
@@ -191,6 +192,18 @@ def _cleaning(samples: Samples) -> list[Row]:
     return [Row("first packet to end, full conntrack", "ms", _ms(times), 1000, spread=spread)]
 
 
+def _proxying(samples: Samples) -> list[Row]:
+    by = samples.asked
+    name = f"{by.asked:,} solicitations,"
+    return [
+        Row(f"{name} a second", "k", by.asked / by.seconds / 1000, least=9.9),
+        Row("... not answered, and should be", "", by.missing, 0),
+        Row("... answered wrongly, or in vain", "", by.wrong + by.unwanted, 0),
+        Row("... of a core, of the watch", "%", by.share * 100),
+        Row("... peak memory of that watch", "MB", by.rss / 1024, 50),
+    ]
+
+
 def _ms(samples: list[float]) -> float:
     return median(samples) * 1000
 
@@ -235,5 +248,6 @@ def document(table: list[Row], samples: Samples, about: dict[str, Any]) -> dict[
     raw["placed"] = {name: [run._asdict() for run in getattr(samples.placed, name)]
                      for name in ("change", "same")} | {"number": samples.placed.number}
     raw["watched"] = samples.watched._asdict()
+    raw["asked"] = samples.asked._asdict()
     raw["cleaning"] = [one._asdict() for one in samples.cleaning]
     return {"about": about, "rows": found, "samples": raw}

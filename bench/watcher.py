@@ -40,9 +40,8 @@ class Rules:
         """As "nft flush ruleset" does."""
         self.nft.cmd("flush ruleset")
 
-    def wait(self, sign: str) -> float:
-        """Seconds until our table has this text."""
-        begin = time.monotonic()
+    def wait(self, sign: str, begin: float) -> float:
+        """Seconds from ``begin`` until our table has this text."""
         while time.monotonic() < begin + LIMIT:
             _, text, _ = self.nft.cmd("list table ip6 pdreactor")
             if sign in text:
@@ -107,7 +106,8 @@ def peak(pid: int) -> int:
 
 
 def idle(pid: int, seconds: float) -> float:
-    """The share of a core."""
+    """The share of a core, once what was done before has settled."""
+    time.sleep(1)
     begin = spent(pid)
     time.sleep(seconds)
     return (spent(pid) - begin) / seconds
@@ -123,12 +123,14 @@ def main() -> None:
         repairs, changes = [], []
         for _ in range(job["flushes"]):
             time.sleep(random.uniform(0.05, 0.15))
+            begin = time.monotonic()
             rules.flush()
-            repairs.append(rules.wait(job["prefix"]))
+            repairs.append(rules.wait(job["prefix"], begin))
         for change in job["changes"]:
             time.sleep(random.uniform(0.05, 0.15))
+            begin = time.monotonic()
             dhcpcd.tell(change["env"])
-            changes.append(rules.wait(change["sign"]))
+            changes.append(rules.wait(change["sign"], begin))
         share = idle(process.pid, job["idle"])
         print(json.dumps({"repairs": repairs, "changes": changes, "idle": share,
                           "rss": peak(process.pid)}))

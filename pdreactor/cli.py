@@ -10,7 +10,7 @@ from functools import partial
 from ipaddress import IPv6Network
 from typing import Any, NoReturn
 
-from . import __version__, log, metrics, nat, reconciler, report, state, translate
+from . import __version__, entries, log, metrics, nat, reconciler, report, state, translate
 from .errors import (
     EX_IOERR,
     EX_OK,
@@ -144,7 +144,7 @@ def _with_json(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 
 def _config(options: argparse.Namespace) -> Config:
-    config = reconciler.configuration(options.config, options.state_dir)
+    config = entries.configuration(options.config, options.state_dir)
     for warning in config.warnings:
         log.debug(warning)
     return config
@@ -164,7 +164,9 @@ def _restore(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    pending = reconciler.look(_config(options)).pending
+    from . import looking
+
+    pending = looking.look(_config(options)).pending
     if options.json:
         print(json.dumps({"changes": list(pending)}, indent=2))
     else:
@@ -173,8 +175,10 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
+    from . import looking
+
     config, now = _config(options), int(time.time())
-    status = report.status(config, reconciler.look(config), now)
+    status = report.status(config, looking.look(config), now)
     if options.format == "prometheus":
         print(metrics.text(status, now), end="")
     elif options.format == "json":
@@ -192,13 +196,15 @@ def _watch(options: argparse.Namespace) -> int:
 
 
 def _write_metrics(path: str, config: Config) -> None:
+    from . import looking
+
     now = int(time.time())
-    document = report.status(config, reconciler.look(config), now)
+    document = report.status(config, looking.look(config), now)
     state.replace_file(path, metrics.text(document, now).encode(), 0o644)
 
 
 def _check(options: argparse.Namespace) -> int:
-    config = reconciler.configuration(options.config, options.state_dir)
+    config = entries.configuration(options.config, options.state_dir)
     for warning in (*config.warnings, *_of_this_machine(config)):
         print(f"warning: {config.path}: {warning}")
     print(f"{config.path}: {len(config.uplinks)} uplink(s), {len(config.translations)} "
@@ -257,18 +263,18 @@ def _set(options: argparse.Namespace) -> int:
     if valid is not None and (preferred is None or preferred > valid):
         raise UsageError("--preferred is longer than --valid (RFC 8415 section 21.22)")
     told = (Delegation(network, None, preferred, valid),)
-    reconciler.tell(config, uplink, Event("set", uplink.interface, told))
+    entries.tell(config, uplink, Event("set", uplink.interface, told))
     return EX_OK
 
 
 def _unset(options: argparse.Namespace) -> int:
     config = _config(options)
     uplink = _uplink(config, options.uplink)
-    told = reconciler.prefixes(config, uplink)
+    told = entries.prefixes(config, uplink)
     if options.prefix is not None:
         told = (_known(parse_prefix(options.prefix), told, uplink),)
     gone = tuple(Delegation(network, None, 0, 0) for network in told)
-    reconciler.tell(config, uplink, Event("unset", uplink.interface, gone))
+    entries.tell(config, uplink, Event("unset", uplink.interface, gone))
     return EX_OK
 
 
@@ -278,7 +284,7 @@ def _use(options: argparse.Namespace) -> int:
     down = options.state == "down"
     if options.reason and not down:
         raise UsageError("--reason is for an uplink that goes down")
-    reconciler.use(config, uplink, Down(int(time.time()), _line(options.reason)) if down else None)
+    entries.use(config, uplink, Down(int(time.time()), _line(options.reason)) if down else None)
     return EX_OK
 
 
@@ -314,7 +320,9 @@ def _flush(options: argparse.Namespace) -> int:
     except ConfigError as exc:
         log.warning(f"the configuration cannot be used ({exc.mistakes[0]}): flushing by defaults")
         config = _defaults(exc.path, options)
-    reconciler.flush(config, forget=options.forget)
+    from . import flushing
+
+    flushing.flush(config, forget=options.forget)
     return EX_OK
 
 

@@ -8,7 +8,7 @@ ipaddress do not need anyway (difflib only to name the nearest key).
 import re
 from collections.abc import Callable, Iterator, Mapping
 from ipaddress import IPv6Network
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import marks
 from .errors import ConfigError, Refused
@@ -26,9 +26,6 @@ from .model import (
 )
 from .prefix import acceptable, shown
 from .reading import Span, Values, at, each, overlaps, read
-
-if TYPE_CHECKING:
-    from .layout.model import Plans
 
 Names = Callable[[], Mapping[str, int]]
 """The names of routing tables, asked for only when the configuration has one."""
@@ -76,7 +73,7 @@ def check(document: Values, path: str, names: Names = dict) -> Config:
         from .layout.config import plans_of
 
         plans = plans_of(document, uplinks, translations, mistakes)
-    _check_sources(uplinks, plans, mistakes)
+    _check_sources(uplinks, document.get("tunnel"), mistakes)
     if mistakes:
         raise ConfigError(path, mistakes)
     return Config(
@@ -187,10 +184,11 @@ def _number(table: int | str, names: Names) -> int:
     return table_number(known[table])
 
 
-def _check_sources(uplinks: dict[str, Values], plans: "Plans | None",
-                   mistakes: list[str]) -> None:
-    """What goes with each source; a row without one gets that of its prefix."""
-    tunnels = {one.name: one.mode for one in (plans.tunnels if plans else ())}
+def _check_sources(uplinks: dict[str, Values], tables: Any, mistakes: list[str]) -> None:
+    """What goes with each source; a row without one gets that of its prefix. ``tables`` are the
+    tunnels, with whatever mistakes they have."""
+    tunnels = {name: row.get("mode") for name, row in tables.items()
+               if isinstance(row, dict)} if isinstance(tables, dict) else {}
     for name, row in uplinks.items():
         if "source" not in row or "prefix" not in row:
             continue

@@ -6,6 +6,7 @@ begins at 0 again. What cannot be read or written does not matter to anything el
 
 import json
 import os
+from contextlib import suppress
 from typing import NamedTuple
 
 FILE = "counters.json"
@@ -39,8 +40,9 @@ def add(directory: str, **more: int) -> None:
         with open(fd, "w", encoding="ascii") as file:
             json.dump(known | {name: known[name] + n for name, n in more.items()}, file)
         os.rename(temporary, path)
-    except OSError:
-        pass  # a full or read-only disk: said by whoever writes what matters
+    except OSError:  # a full or read-only disk: said by whoever writes what matters
+        with suppress(OSError):
+            os.unlink(temporary)
 
 
 def last_pass(directory: str) -> int | None:

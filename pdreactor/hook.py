@@ -36,7 +36,7 @@ def hook(environ: str, config_path: str | None = None, state_dir: str | None = N
         import gc
 
         gc.disable()  # this process ends before garbage matters
-        from .reconciler import react
+        from .entries import react
 
         react(block, config_path, state_dir)
         return 0

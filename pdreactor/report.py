@@ -10,18 +10,8 @@ from ipaddress import IPv6Network
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from .model import (
-    DIRECT,
-    Config,
-    Desired,
-    Prefix,
-    Serving,
-    State,
-    Steering,
-    Translation,
-    Uplink,
-    UplinkState,
-)
+from .model import DIRECT, Config, Desired, Prefix, Serving, State, Translation, Uplink, UplinkState
+from .ways import Steering
 
 MOST_LINES = 40
 """Lines of translations and of the layout that ``status`` prints; ``--json`` has all."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from .errors import KernelError, PdreactorError
 from .kernel import link
 from .kernel.rtnl import DEFAULT, REJECTING, Rtnl, SeenRoute, SeenRule
-from .model import MAIN_TABLE, Path, Route, Rule
+from .ways import MAIN_TABLE, Path, Route, Rule
 
 
 class Observed(NamedTuple):

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 FILE = "state.json"
 CONFIGURATION = "config.json"
+COUNTERS = "counters.json"
 LIMIT = 4 << 20
 """No state file of ours is larger than this many bytes."""
 SHELTER = "/run/pdreactor"
@@ -109,6 +110,26 @@ class Lock:
                  trace: TracebackType | None) -> None:
         if self.fd >= 0:
             os.close(self.fd)
+
+
+def held(directory: str, name: str) -> bool:
+    """Whether anybody holds a lock. Writes nothing; for a moment it keeps others from taking it."""
+    path = os.path.join(directory, name)
+    return any(map(_is_held, (path, _shelter(path))))
+
+
+def _is_held(path: str) -> bool:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as exc:
+        return exc.errno == errno.EWOULDBLOCK
+    finally:
+        os.close(fd)
+    return False
 
 
 class Unsaved(StateError):
@@ -226,7 +247,7 @@ def replace_file(path: str, content: bytes, mode: int = 0o600) -> None:
         raise _error("write", path, exc) from exc
 
 
-OTHERS = ("state.lock", "pass.lock", "watch.lock", "counters.json")
+OTHERS = ("state.lock", "pass.lock", "watch.lock", COUNTERS)
 
 
 def forget(directory: str) -> None:
@@ -242,7 +263,7 @@ def forget(directory: str) -> None:
         pass  # not empty, or a mount point of a sandbox: not ours to remove
 
 
-def sweep(directory: str, files: tuple[str, ...] = (FILE, CONFIGURATION)) -> None:
+def sweep(directory: str, files: tuple[str, ...] = (FILE, CONFIGURATION, COUNTERS)) -> None:
     """Remove temporary files of writers that were killed; call with the lock held that these held
     (for the state file state.lock). Who is just writing config.json then does it next time."""
     for name in os.listdir(directory) if os.path.isdir(directory) else ():
@@ -521,5 +542,5 @@ def _error(what: str, path: str, exc: OSError) -> StateError | PermissionDenied:
 
 
 ADVICE = {errno.ENOSPC: " (make room there)", errno.EDQUOT: " (make room there)",
-          errno.EROFS: " (mount it for writing, or set another state_dir)",
+          errno.EROFS: " (mount it for writing; of a sandboxed unit see contrib/systemd)",
           errno.EIO: " (is the disk broken? see dmesg)"}

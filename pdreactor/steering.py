@@ -21,21 +21,9 @@ from typing import NamedTuple
 
 from . import marks
 from . import prefix as arithmetic
-from .model import (
-    MAIN_TABLE,
-    Config,
-    Desired,
-    Lane,
-    Path,
-    Route,
-    Rule,
-    State,
-    Steering,
-    Translation,
-    Uplink,
-    UplinkState,
-)
+from .model import Config, Desired, Lane, State, Translation, Uplink, UplinkState
 from .usable import next_hop, no_way_out, why_not
+from .ways import MAIN_TABLE, Path, Route, Rule, Steering
 
 EVERYTHING = IPv6Network("::/0")
 UNREACHABLE_METRIC = 0x7FFFFFFF

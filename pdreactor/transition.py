@@ -15,6 +15,7 @@ the pass removes doomed flows from conntrack once the new rules are in.
 
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv6Network
+from typing import TYPE_CHECKING
 
 from . import marks
 from .errors import Refused
@@ -28,10 +29,12 @@ from .model import (
     Refusal,
     Stamp,
     State,
-    Steering,
     Uplink,
     UplinkState,
 )
+
+if TYPE_CHECKING:
+    from .ways import Steering
 
 HISTORY = 50
 """How many happenings the state file keeps."""
@@ -126,7 +129,7 @@ def after_use(state: State, uplink: str, down: Down | None, config: Config) -> S
     return state._replace(uplinks={**state.uplinks, uplink: before._replace(down=down)})
 
 
-def after_steering(state: State, steering: Steering, config: Config, now: int) -> State:
+def after_steering(state: State, steering: "Steering", config: Config, now: int) -> State:
     """The state once new flows are led as ``steering`` says: whatever an uplink that cannot be used
     has of flows, or one whose lifetime is over, is doomed when others take its place. They would
     hang; now they begin anew."""
@@ -149,7 +152,7 @@ def _expired(known: UplinkState, now: int) -> UplinkState:
         p for p in known.prefixes if p.superseded_at is None and p.expired(now)))
 
 
-def _moves(before: dict[IPv6Network, str], steering: Steering, now: int) -> list[Happening]:
+def _moves(before: dict[IPv6Network, str], steering: "Steering", now: int) -> list[Happening]:
     """A line for each pair of uplinks."""
     moved: dict[tuple[str, str], list[IPv6Network]] = {}
     for internal, uplink in steering.leading:
@@ -159,7 +162,7 @@ def _moves(before: dict[IPv6Network, str], steering: Steering, now: int) -> list
             for (old, new), among in moved.items()]
 
 
-def _move(old: str, new: str, among: list[IPv6Network], steering: Steering) -> str:
+def _move(old: str, new: str, among: list[IPv6Network], steering: "Steering") -> str:
     what = str(among[0]) if len(among) == 1 else f"{len(among)} internal prefixes"
     reason = f": {steering.unusable[old]}" if old in steering.unusable else ""
     if not new:

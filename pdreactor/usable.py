@@ -2,8 +2,12 @@
 
 from collections.abc import Container, Mapping
 from ipaddress import IPv6Address
+from typing import TYPE_CHECKING
 
-from .model import AUTO, DIRECT, Path, Uplink, UplinkState
+from .model import AUTO, DIRECT, Uplink, UplinkState
+
+if TYPE_CHECKING:
+    from .ways import Path
 
 
 def why_not(uplink: Uplink, known: UplinkState, links: Mapping[str, bool]) -> str:
@@ -20,7 +24,7 @@ def why_not(uplink: Uplink, known: UplinkState, links: Mapping[str, bool]) -> st
     return f"interface {uplink.interface} {what}"
 
 
-def next_hop(uplink: Uplink, path: Path | None) -> tuple[bool, IPv6Address | None]:
+def next_hop(uplink: Uplink, path: "Path | None") -> tuple[bool, IPv6Address | None]:
     """(whether there is a way out by an uplink with a table, its gateway or None for on-link)."""
     if isinstance(uplink.gateway, IPv6Address):
         return True, uplink.gateway
@@ -31,7 +35,7 @@ def next_hop(uplink: Uplink, path: Path | None) -> tuple[bool, IPv6Address | Non
     return (True, path.gateway) if path.default else (path.direct, None)
 
 
-def no_way_out(uplink: Uplink, path: Path | None, refused: Container[int] = ()) -> str:
+def no_way_out(uplink: Uplink, path: "Path | None", refused: Container[int] = ()) -> str:
     """Why the table of an uplink has no default route; empty when it has, or needs none."""
     if uplink.table in refused:
         return f"the kernel refuses the default route of table {uplink.table}"

@@ -3,6 +3,7 @@
     what the kernel tells   links, addresses, routes, rules, nftables (kernel/notices.py)
     what dhcpcd tells       each event of its script, by its control socket (kernel/dhcpcd.py)
     what time does          lifetimes that end; once a minute, whatever has been missed
+    neighbour discovery     solicitations that are answered for others (layout/responder.py)
     signals                 SIGHUP reads the configuration again, SIGTERM ends it: the rules stay
 
 Nothing here knows what a pass does. Our own changes are told as well: the pass that follows them
@@ -18,12 +19,15 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import counters, events, log, nat, reasons, reconciler, state
+from . import counters, entries, events, log, looking, nat, on_change, reasons, reconciler, state
 from .errors import ConfigError, PdreactorError, StateError
 from .kernel import dhcpcd, notices, systemd
 from .model import ONLINK, Config, Problem
+
+if TYPE_CHECKING:
+    from .layout.responder import Responder
 
 INTERVAL = 60.0
 """Seconds between two passes when nothing happens."""
@@ -50,6 +54,7 @@ class Watch:
         self._selector = selectors.DefaultSelector()
         self._streams: dict[str, dhcpcd.Stream] = {}
         self._commands = _Commands()
+        self._responder: Responder | None = None
         self._news = notices.News(rules=True)
         self._budget, self._counted = float(BURST), time.monotonic()
         self._failures, self._retry = 0, 0.0
@@ -59,7 +64,7 @@ class Watch:
 
     def run(self) -> int:
         """Watch until SIGTERM or SIGINT; returns the exit code."""
-        one = state.Lock(self.config.state_dir, "watch.lock", 0)
+        one = state.Lock(self.config.state_dir, "watch.lock", 0.1)  # "status" may look just now
         with one, _Signals() as signals:
             self._selector.register(signals, selectors.EVENT_READ, lambda: self._signal(signals))
             self._notices = notices.Notices(_interest(self.config))
@@ -78,6 +83,8 @@ class Watch:
         for key, _ in self._selector.select(max(0.0, self._due() - time.monotonic())):
             key.data()
         now = time.monotonic()
+        if self._responder and now >= self._responder.due:
+            self._responder.read()
         if now >= self._look:
             self._find_dhcpcd()
             self._look = now + LOOK
@@ -85,7 +92,8 @@ class Watch:
             self._pass()
 
     def _due(self) -> float:
-        return min(self._next, self._look, self._pass_due())
+        due = self._responder.due if self._responder else float("inf")
+        return min(self._next, self._look, self._pass_due(), due)
 
     def _pass_due(self) -> float:
         """When the next pass may be, of those that somebody waits for."""
@@ -128,11 +136,25 @@ class Watch:
         self._budget -= 1
 
     def _reconcile(self, news: notices.News) -> None:
-        outcome = reconciler.reconcile(self.config, REASON, commands=self._commands.add)
+        try:
+            outcome = reconciler.reconcile(self.config, REASON, commands=self._commands.add)
+        finally:
+            self._answer()
         if outcome.changes and news.rules and not news.link and self._next:
             log.info("repaired", **({"changed_by": news.by} if news.by else {}))
             counters.add(self.config.state_dir, repairs=1)
         self._say(outcome.problems)
+
+    def _answer(self) -> None:
+        """Have solicitations answered for what there is now."""
+        wanted = looking.answering(self.config)
+        if wanted and self._responder is None:
+            from .layout.responder import Responder
+
+            self._responder = Responder()
+            self._selector.register(self._responder, selectors.EVENT_READ, self._responder.read)
+        if self._responder:
+            self._responder.update(wanted)
 
     def _say(self, problems: tuple[Problem, ...]) -> None:
         """Each problem once, and when all are over."""
@@ -214,7 +236,10 @@ class Watch:
         self._passed = time.time()
         variables = events.parse_environ(block)
         log.debug("dhcpcd holds" if held else "dhcpcd says", reason=events.reason_of(variables))
-        reconciler.heard(self.config, variables, self._commands.add, held=held)
+        try:
+            entries.heard(self.config, variables, self._commands.add, held=held)
+        finally:
+            self._answer()
         self._next = min(self._next, time.monotonic() + self._wait())
 
     # ---- configuration and signals ---------------------------------------------------------
@@ -231,7 +256,7 @@ class Watch:
                 self._stopping = True
 
     def _read(self) -> Config:
-        config = reconciler.configuration(*self._where)
+        config = entries.configuration(*self._where)
         self._identity = _identity(config.path)
         return config
 
@@ -262,8 +287,12 @@ def _identity(path: str) -> tuple[int, ...]:
 
 def _interest(config: Config) -> notices.Interest:
     tables = {uplink.table for uplink in config.uplinks if uplink.table is not None}
+    plans = config.plans
+    tunnels, assigns = (plans.tunnels, plans.assigns) if plans else ((), ())
+    under = {tunnel.underlay for tunnel in tunnels if tunnel.underlay}
+    made = {tunnel.name for tunnel in tunnels} | {one.interface for one in assigns if one.create}
     return notices.Interest(
-        frozenset(uplink.interface for uplink in config.uplinks), config.protocol,
+        frozenset({uplink.interface for uplink in config.uplinks} | under | made), config.protocol,
         frozenset(tables | {config.priority}),
         nat.tables(config)[0],
         config.plans is not None or any(one.source == ONLINK for one in config.uplinks))
@@ -313,7 +342,7 @@ class _Commands:
         self._thread: threading.Thread | None = None
 
     def add(self, config: Config, reason: str, told: list[dict[str, str]]) -> None:
-        """What reconciler.run_commands does, but later."""
+        """What on_change.run does, but later."""
         self._waiting.put((config, reason, told))
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, daemon=True)
@@ -321,4 +350,4 @@ class _Commands:
 
     def _run(self) -> None:
         while True:
-            reconciler.run_commands(*self._waiting.get())
+            on_change.run(*self._waiting.get())

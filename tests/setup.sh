@@ -4,8 +4,9 @@
 #     sh tests/setup.sh
 #
 # Installs missing Debian packages, unpacks the DHCPv6 server of the test network privately into
-# .cache/kea, the daemons of a fail-over pair into .cache/pair and other people's firewalls into
-# .cache/firewalls, and makes two virtual environments:
+# .cache/kea, the daemons of a fail-over pair into .cache/pair, ndppd into .cache/ndppd, other
+# people's firewalls into .cache/firewalls and a kernel for the guest into .cache/guest, and makes two
+# virtual environments:
 #
 #     .venv         Debian's own pyroute2, structlog, tenacity and python-iptables: the oldest that
 #                   are supported
@@ -20,7 +21,7 @@ STAMP=$CACHE/setup.stamp
 PYTHON=/usr/bin/python3
 PACKAGES="nftables python3-nftables python3-pyroute2 python3-structlog python3-tenacity
 python3-iptables python3-venv python3-pip iproute2 iptables conntrack dhcpcd-base mandoc iputils-ping procps
-strace"
+strace qemu-system-x86 kmod"
 SERVER="kea-dhcp6-server kea-common"
 # One after the other: they exclude each other.
 FIREWALLS="iptables-persistent ufw shorewall6 firewalld dbus-daemon dbus-bin"
@@ -149,10 +150,10 @@ PY
 
 make_venvs() {
     new_venv .venv
-    pip_install .venv "pytest>=7.4" "hypothesis>=6.80" "ruff>=0.4" "mypy>=1.8"
+    pip_install .venv "pytest>=7.4" "pytest-xdist>=3.3" "hypothesis>=6.80" "ruff>=0.4" "mypy>=1.8"
     check_floor
     new_venv .venv-newest
-    pip_install .venv-newest "pytest>=7.4" "hypothesis>=6.80"
+    pip_install .venv-newest "pytest>=7.4" "pytest-xdist>=3.3" "hypothesis>=6.80"
     pip_install .venv-newest --upgrade --ignore-installed pyroute2 structlog tenacity \
         python-iptables
 }
@@ -172,7 +173,9 @@ install_packages
 unpack_daemons kea kea-dhcp6 $SERVER
 # shellcheck disable=SC2086
 unpack_daemons pair conntrackd $PAIR
+unpack_daemons ndppd ndppd ndppd
 unpack_firewalls
+sh "$ROOT/tests/guest/prepare.sh"
 if ! venvs_current; then
     rm -f "$STAMP"
     make_venvs

@@ -158,7 +158,7 @@ def hook(facts: Facts) -> Iterator[Finding]:
                                     "looks for it")
     if script is not None:
         yield from _by_script(facts, script)
-    elif not facts.hooks:
+    elif not facts.hooks and not facts.watched:
         yield Finding(ERROR, "dhcpcd does not call pdreactor: no hook file is installed",
                       "dhcpcd's hook directory", "make install, in pdreactor's directory (with "
                       "DHCPCD_HOOKS= the directory that dhcpcd-run-hooks(8) names)")

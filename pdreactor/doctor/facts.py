@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from ipaddress import IPv6Address
 from typing import NamedTuple
 
-from ..model import Config, Route, Rule
+from ..model import Config
+from ..ways import Route, Rule
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 """It cannot work so; it may not; it works, but look at it."""
@@ -152,6 +153,7 @@ class Facts(NamedTuple):
     hooks: tuple[str, ...] = ()  # files by which dhcpcd calls pdreactor
     units: tuple[Unit, ...] = ()
     timer: bool | None = None  # pdreactor-restore.timer is enabled; None: no systemd
+    watched: bool = False  # pdreactor watch runs, or its unit is enabled
     networkd: tuple[str, ...] = ()  # interfaces that systemd-networkd configures
     foreign: Mapping[str, str] = {}  # of networkd.conf: ManageForeignRoutes, ...
     network_manager: tuple[str, ...] = ()  # interfaces that NetworkManager manages

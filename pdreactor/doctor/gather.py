@@ -4,6 +4,7 @@ Files are read below ``root``, which is "/" but in tests; the kernel and program
 are.
 """
 
+import fcntl
 import os
 import re
 import stat
@@ -73,6 +74,7 @@ def facts(config: Config, mistakes: tuple[str, ...] = (), root: str = "/") -> Fa
         hooks=tuple(_hooks(look)),
         units=tuple(_units(look)),
         timer=_timer(look),
+        watched=_watched(look, config.state_dir),
         networkd=_networkd(look),
         foreign=_foreign(look),
         network_manager=_network_manager(look),
@@ -252,6 +254,20 @@ def _timer(look: _Files) -> bool | None:
     if not look.exists("run/systemd/system"):
         return None
     return bool(look.names("etc/systemd/system/*.wants/pdreactor-restore.timer"))
+
+
+def _watched(look: _Files, state_dir: str) -> bool:
+    """Whether there is a watcher: it holds a lock, and its unit may be enabled."""
+    if look.names("etc/systemd/system/*.wants/pdreactor-watch.service"):
+        return True
+    try:
+        with open(os.path.join(state_dir, "watch.lock"), "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
 
 
 def _networkd(look: _Files) -> tuple[str, ...]:

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ..model import AUTO, MAIN_TABLE, Config
+from ..model import AUTO, Config
+from ..ways import MAIN_TABLE
 from . import conf
 from .facts import ERROR, NOTE, WARNING, Facts, Finding
 

@@ -115,7 +115,7 @@ def _beside(facts: Facts, managed: tuple[str, ...], who: str, fix: str) -> Itera
 
 def timer(facts: Facts) -> Iterator[Finding]:
     """With noipv6rs nobody tells of another gateway (ROUTERADVERT comes from dhcpcd only)."""
-    if facts.timer is not False or facts.options is None:
+    if facts.timer is not False or facts.watched or facts.options is None:
         return
     for one in facts.config.uplinks:
         if one.table is not None and any(
@@ -123,7 +123,8 @@ def timer(facts: Facts) -> Iterator[Finding]:
                     facts.options, one.interface)):
             yield Finding(NOTE, f"with noipv6rs dhcpcd does not tell when the gateway of "
                                 f"{one.interface} changes", "/etc/dhcpcd.conf",
-                          "systemctl enable --now pdreactor-restore.timer")
+                          "systemctl enable --now pdreactor-watch.service, or "
+                          "pdreactor-restore.timer")
             return
 
 

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import KernelBusy, KernelError, PdreactorError, PermissionDenied
-from .netlink import CODE, HEADER, NLMSG_ERROR
+from .netlink import BUSY, CODE, HEADER, NLMSG_ERROR, explained
 from .retry import persistently
-from .rtnl import BUSY, explained
 
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x1, 0x4, 0x100, 0x200, 0x400
 ADD, REPLACE = NLM_F_CREATE | NLM_F_EXCL, NLM_F_CREATE | NLM_F_REPLACE
@@ -49,7 +48,7 @@ def make(requests: Sequence[Request], words: Callable[[Any], str]) -> list[Pdrea
             persistently(again)
         except KernelBusy:
             pass  # it is in ``refused``
-    return [explained(OSError(code, os.strerror(code)), words(requests[number].about))
+    return [explained(code, f"cannot {words(requests[number].about)}: {os.strerror(code)}")
             for number, code in refused.items() if code]
 
 

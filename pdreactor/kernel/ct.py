@@ -12,37 +12,27 @@ from functools import partial
 from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
-from .retry import persistently
-from .rtnl import FAILURES, dumped, explained, number_of  # first: it explains a missing pyroute2
+from .rtnl import Connection  # first: it explains a missing pyroute2
 
 from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple, NFCTSocket  # isort: skip
 
 
 def flush(marks: Iterable[tuple[int, int]]) -> int:
     """Remove every IPv6 flow that has one of these (mark, mask); returns how many there were."""
-    sock, number = _open(), 0
+    connection, number = _connection(), 0
     try:
         for mark, mask in marks:
             if mark & mask:  # 0 would be every flow that is not ours
                 number += marked(mark, mask)
-                persistently(partial(_flush, sock, mark, mask))
+                connection.ask(partial(NFCTSocket.flush, mark=mark, mark_mask=mask),
+                               f"remove the flows with conntrack mark {mark:#010x}")
     finally:
-        sock.close()
+        connection.close()
     return number
 
 
-def _open() -> NFCTSocket:
-    try:
-        return NFCTSocket(nfgen_family=socket.AF_INET6)
-    except OSError as exc:
-        raise explained(exc, "open a conntrack socket") from exc
-
-
-def _flush(sock: NFCTSocket, mark: int, mask: int) -> None:
-    try:
-        sock.flush(mark=mark, mark_mask=mask)
-    except FAILURES as exc:
-        raise explained(exc, f"remove the flows with conntrack mark {mark:#010x}") from exc
+def _connection() -> Connection:
+    return Connection(partial(NFCTSocket, nfgen_family=socket.AF_INET6), "conntrack")
 
 
 CT_GET, CT_NEW = 0x101, 0x100
@@ -90,16 +80,18 @@ def remove_untranslated(internal: list[IPv6Network], near: list[IPv6Network],
     """
     if _count() > MOST_READ:
         return -1
-    sock = _open()
+    connection = _connection()
     try:
-        found = [tup for entry in dumped(sock.dump, "read the conntrack entries")
+        entries = connection.dump(NFCTSocket.dump, "read the conntrack entries")
+        found = [tup for entry in entries
                  if (peer := _peer(entry, internal, near)) and leaves(peer)
                  and (tup := _tuple(entry))]
-        for tup in found:
-            _delete(sock, tup)
+        for tup in found:  # fine: it ended by itself
+            connection.ask(partial(NFCTSocket.entry, cmd="del", tuple_orig=tup),
+                           "remove a conntrack entry", (errno.ENOENT,))
         return len(found)
     finally:
-        sock.close()
+        connection.close()
 
 
 def _count() -> int:
@@ -135,11 +127,3 @@ def _tuple(entry: Any) -> NFCTAttrTuple | None:
     if protocol not in (socket.IPPROTO_TCP, socket.IPPROTO_UDP, socket.IPPROTO_ICMPV6):
         return None
     return NFCTAttrTuple.from_netlink(socket.AF_INET6, orig)
-
-
-def _delete(sock: NFCTSocket, tup: NFCTAttrTuple) -> None:
-    try:
-        sock.entry("del", tuple_orig=tup)
-    except FAILURES as exc:
-        if number_of(exc) != errno.ENOENT:  # it ended by itself
-            raise explained(exc, "remove a conntrack entry") from exc

@@ -1,18 +1,29 @@
 """Dumps of rtnetlink(7) from a bare socket, message by message: where there may be thousands of
 objects, decoding each with pyroute2 takes longer than all the rest of a pass."""
 
+import errno
 import os
 import socket
 import struct
 from collections.abc import Iterator
 
-from ..errors import KernelBusy, KernelError
+from ..errors import KernelBusy, KernelError, PermissionDenied
 from .retry import persistently
 
 HEADER, CODE = struct.Struct("=IHHII"), struct.Struct("=i")
 """linux/netlink.h struct nlmsghdr; the number that an answer begins with."""
 REQUEST_DUMP, INTERRUPTED = 0x301, 0x10
 NLMSG_ERROR, NLMSG_DONE = 2, 3
+BUSY = (errno.EBUSY, errno.EAGAIN, errno.ENOBUFS, errno.EINTR, errno.ENOMEM)
+
+
+def explained(number: int, reason: str) -> KernelError | PermissionDenied:
+    """The error of ours for an errno; negative when a dump was interrupted."""
+    if number == errno.EPERM:
+        return PermissionDenied(f"{reason}; this needs root or CAP_NET_ADMIN")
+    if number == errno.EACCES:  # not of privileges: fib6_nh_init
+        return KernelError(f"{reason}; IPv6 is switched off on that interface (disable_ipv6)")
+    return KernelBusy(reason) if number < 0 or number in BUSY else KernelError(reason)
 
 
 def dump(kind: int, body: bytes, doing: str) -> Iterator[bytes]:
@@ -23,7 +34,7 @@ def dump(kind: int, body: bytes, doing: str) -> Iterator[bytes]:
             sock.send(HEADER.pack(HEADER.size + len(body), kind, REQUEST_DUMP, 0, 0) + body)
             yield from _messages(sock, doing)
     except OSError as exc:
-        raise KernelError(f"cannot {doing}: {exc.strerror}") from exc
+        raise explained(exc.errno or 0, f"cannot {doing}: {exc.strerror}") from exc
 
 
 def dumped(kind: int, body: bytes, doing: str) -> list[bytes]:

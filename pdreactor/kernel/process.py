@@ -6,10 +6,12 @@ import subprocess
 from collections.abc import Mapping, Sequence
 
 
-def run(argv: Sequence[str], environment: Mapping[str, str], timeout: float) -> str:
+def run(argv: Sequence[str], environment: Mapping[str, str], timeout: float,
+        limit: str = "") -> str:
     """Run a command; returns why it failed, or "" when it did not.
 
-    stdin, stdout and stderr are /dev/null. After ``timeout`` seconds its process group is killed.
+    stdin, stdout and stderr are /dev/null. After ``timeout`` seconds its process group is killed;
+    ``limit`` says where users set that.
     """
     try:
         process = subprocess.Popen(
@@ -22,5 +24,5 @@ def run(argv: Sequence[str], environment: Mapping[str, str], timeout: float) -> 
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        return f"killed after {timeout:g} s (its time limit: on_change.timeout)"
+        return f"killed after {timeout:g} s" + (f" (its time limit: {limit})" if limit else "")
     return f"ended with status {code}" if code else ""

@@ -13,9 +13,8 @@ from typing import Any
 from ..errors import PdreactorError
 from ..layout.model import Address, Link, Neighbour, SeenAddress, SeenLink
 from . import batch
-from .netlink import HEADER, attributes
-from .netlink import dumped as dump
-from .rtnl import GETROUTE, ROUTE, AddressMessage, NeighbourMessage, Rtnl, dumped
+from .netlink import HEADER, attributes, dumped
+from .rtnl import GETROUTE, ROUTE, AddressMessage, NeighbourMessage, Rtnl
 
 ALIAS = "pdreactor"
 """IFLA_IFALIAS of the links that we made: no other is changed or deleted."""
@@ -23,7 +22,9 @@ NTF_PROXY = 0x8
 IFF_UP = 0x1
 FOREVER = 0xFFFFFFFF
 ANY = IPv4Address(0)
-IPPROTO_IPV6 = 41
+IPPROTO_IPV6, ARPHRD_ETHER = 41, 1
+NOT_6RD = IPv6Network("2002::/16"), IPv4Network("0.0.0.0/0")
+"""What a tunnel has that is not for 6rd: the values of 6to4 (net/ipv6/sit.c)."""
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 NOPREFIXROUTE = 0x200
@@ -37,11 +38,11 @@ NOPREFIXROUTE = 0x200
 def links(rtnl: Rtnl) -> dict[str, SeenLink]:
     """All links, by name."""
     found = {}
-    for message in dumped(rtnl.ip.get_links, "read the links"):
+    for message in rtnl.connection.dump(lambda ip: ip.get_links(), "read the links"):
         name = message.get_attr("IFLA_IFNAME")
         found[name] = SeenLink(_link(name, message), message.get_attr("IFLA_IFALIAS") == ALIAS,
                                bool(message["flags"] & IFF_UP),
-                               _octets(message.get_attr("IFLA_ADDRESS")), _is_port(message))
+                               _mac(message), _is_port(message))
     return found
 
 
@@ -52,7 +53,9 @@ def _is_port(message: Any) -> bool:
     return bool(message.get_attr("IFLA_MASTER")) and kind != "vrf"
 
 
-def _octets(text: str | None) -> bytes:
+def _mac(message: Any) -> bytes:
+    """Of Ethernet and the like; empty of others: pyroute2 makes six octets of any address."""
+    text = message.get_attr("IFLA_ADDRESS") if message["ifi_type"] == ARPHRD_ETHER else None
     try:
         return bytes.fromhex((text or "").replace(":", ""))
     except ValueError:
@@ -66,65 +69,63 @@ def _link(name: str, message: Any) -> Link:
     data = info.get_attr("IFLA_INFO_DATA") if info and kind == "sit" else None
     if data is None:
         return Link(name, kind, mtu)
-    local, remote = (IPv4Address(data.get_attr(f"IFLA_IPTUN_{end}") or 0)
+    local, remote = (IPv4Address(data.get_attr(f"IFLA_SIT_{end}") or 0)
                      for end in ("LOCAL", "REMOTE"))
     return Link(name, kind, mtu, None if local == ANY else local,
-                None if remote == ANY else remote, data.get_attr("IFLA_IPTUN_TTL") or 0,
+                None if remote == ANY else remote, data.get_attr("IFLA_SIT_TTL") or 0,
                 _sixrd(data))
 
 
 def _sixrd(data: Any) -> tuple[IPv6Network, IPv4Network] | None:
-    """None for 2002::/16 and 0.0.0.0/0, what the kernel begins with."""
-    prefix = data.get_attr("IFLA_IPTUN_6RD_PREFIX")
+    """None for ``NOT_6RD``, what the kernel begins with."""
+    prefix = data.get_attr("IFLA_SIT_6RD_PREFIX")
     if prefix is None:
         return None
-    six = IPv6Network((prefix, data.get_attr("IFLA_IPTUN_6RD_PREFIXLEN") or 0), strict=False)
-    four = IPv4Network((data.get_attr("IFLA_IPTUN_6RD_RELAY_PREFIX") or 0,
-                        data.get_attr("IFLA_IPTUN_6RD_RELAY_PREFIXLEN") or 0), strict=False)
-    return None if six == IPv6Network("2002::/16") else (six, four)
+    six = IPv6Network((prefix, data.get_attr("IFLA_SIT_6RD_PREFIXLEN") or 0), strict=False)
+    four = IPv4Network((data.get_attr("IFLA_SIT_6RD_RELAY_PREFIX") or 0,
+                        data.get_attr("IFLA_SIT_6RD_RELAY_PREFIXLEN") or 0), strict=False)
+    return None if (six, four) == NOT_6RD else (six, four)
 
 
 def make(rtnl: Rtnl, link: Link) -> None:
-    """Add a link, and mark it as ours."""
-    rtnl.do(rtnl.ip.link, "add", {"ifname": link.name, "ifalias": ALIAS, **_request(link)},
-            f"link {link.name}")
+    """Add a link, then mark it as ours: the kernel takes no alias with a new one."""
+    rtnl.do("link", "add", {"ifname": link.name, **_request(link)}, f"link {link.name}")
     _raise(rtnl, link)
 
 
 def change(rtnl: Rtnl, link: Link) -> None:
     """Give a link of ours other values, in place."""
     request = {"index": rtnl.index(link.name), **_request(link)}
-    rtnl.do(rtnl.ip.link, "set", request, f"link {link.name}")
+    rtnl.do("link", "set", request, f"link {link.name}")
     _raise(rtnl, link)
 
 
 def _raise(rtnl: Rtnl, link: Link) -> None:
-    request: dict[str, Any] = {"index": rtnl.index(link.name), "state": "up"}
+    request: dict[str, Any] = {"index": rtnl.index(link.name), "state": "up", "ifalias": ALIAS}
     if link.mtu:
         request["mtu"] = link.mtu
-    rtnl.do(rtnl.ip.link, "set", request, f"link {link.name}")
+    rtnl.do("link", "set", request, f"link {link.name}")
 
 
 def delete(rtnl: Rtnl, name: str) -> None:
     """Remove a link of ours; its addresses and routes go with it."""
     if index := rtnl.index(name):
-        rtnl.do(rtnl.ip.link, "del", {"index": index}, f"link {name}")
+        rtnl.do("link", "del", {"index": index}, f"link {name}")
 
 
 def _request(link: Link) -> dict[str, Any]:
-    """A tunnel is changed in place only when all of its values are told (ip_tunnel.c)."""
+    """All of its values: what is not told becomes 0, or in 6rd stays (ipip6_changelink)."""
     if link.kind != "sit":
         return {"kind": link.kind}
     request: dict[str, Any] = {
         "kind": "sit", "sit_local": str(link.local or ANY), "sit_remote": str(link.remote or ANY),
         "sit_ttl": link.ttl, "sit_pmtudisc": 1 if link.ttl else 0, "sit_proto": IPPROTO_IPV6,
     }  # fmt: skip
-    if link.sixrd is not None:
-        six, four = link.sixrd
-        request |= {"sit_6rd_prefix": str(six.network_address), "sit_6rd_prefixlen": six.prefixlen,
-                    "sit_6rd_relay_prefix": int(four.network_address),
-                    "sit_6rd_relay_prefixlen": four.prefixlen}
-    return request
+    six, four = link.sixrd or NOT_6RD
+    return request | {
+        "sit_6rd_prefix": str(six.network_address), "sit_6rd_prefixlen": six.prefixlen,
+        "sit_6rd_relay_prefix": str(four.network_address), "sit_6rd_relay_prefixlen": four.prefixlen
+    }  # fmt: skip
 
 
 # ---- addresses ---------------------------------------------------------------------------------
@@ -134,7 +135,8 @@ def ipv4(rtnl: Rtnl) -> dict[str, tuple[IPv4Address, ...]]:
     """The IPv4 addresses of each interface, the primary one first."""
     found: dict[str, list[IPv4Address]] = {}
     names = _names(rtnl)
-    for message in dumped(lambda: rtnl.ip.get_addr(family=socket.AF_INET), "read the addresses"):
+    for message in rtnl.connection.dump(
+            lambda ip: ip.get_addr(family=socket.AF_INET), "read the addresses"):
         local = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
         if local and (name := names.get(message["index"])):
             found.setdefault(name, []).append(IPv4Address(local))
@@ -158,7 +160,7 @@ def addresses(rtnl: Rtnl) -> list[SeenAddress]:
     names, now = _names(rtnl), int(time.time())
     found = []
     request = IFADDR.pack(socket.AF_INET6, 0, 0, 0, 0)
-    for message in dump(RTM_GETADDR, request, "read the addresses"):
+    for message in dumped(RTM_GETADDR, request, "read the addresses"):
         _, length, _, _, index = IFADDR.unpack_from(message)
         known = dict(attributes(message, IFADDR.size))
         address = IPv6Address(known.get(IFA_LOCAL) or known[IFA_ADDRESS])
@@ -187,7 +189,7 @@ def advertised(rtnl: Rtnl) -> list[Address]:
     names, now = _names(rtnl), int(time.time())
     found = []
     request = ROUTE.pack(socket.AF_INET6, *[0] * 7, RTM_F_PREFIX)
-    for message in dump(GETROUTE, request, "read the routes"):
+    for message in dumped(GETROUTE, request, "read the routes"):
         known = dict(attributes(message, ROUTE.size))
         name = names.get(int.from_bytes(known.get(RTA_OIF, b""), sys.byteorder))
         if message[1] == 64 and name and RTA_DST in known:
@@ -259,7 +261,7 @@ def neighbours(rtnl: Rtnl) -> list[Neighbour]:
     names = _names(rtnl)
     request = NDMSG.pack(socket.AF_INET6, 0, 0, NTF_PROXY, 0)
     found = []
-    for message in dump(RTM_GETNEIGH, request, "read the proxy entries"):
+    for message in dumped(RTM_GETNEIGH, request, "read the proxy entries"):
         _, index, _, flags, _ = NDMSG.unpack_from(message)
         known = dict(attributes(message, NDMSG.size))
         if index in names and flags & NTF_PROXY and len(known.get(NDA_DST, b"")) == 16:

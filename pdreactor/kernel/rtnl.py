@@ -3,13 +3,13 @@
 import errno
 import socket
 import struct
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Collection, Container, Iterable, Iterator
 from ipaddress import IPv6Address, IPv6Network
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from ..errors import BackendMissing, KernelBusy, KernelError, PermissionDenied
-from ..model import Route, Rule
+from ..errors import BackendMissing, KernelError, PermissionDenied
+from ..ways import Route, Rule
 from . import netlink
 from .retry import persistently
 
@@ -32,14 +32,11 @@ TYPES = {"unicast": 1, "local": 2, "anycast": 4, "blackhole": 6, "unreachable": 
 NAMES = {number: name for name, number in TYPES.items()}
 LOCAL_TABLE = 255
 REJECTING = ("blackhole", "unreachable", "prohibit")
-BUSY = (errno.EBUSY, errno.EAGAIN, errno.ENOBUFS, errno.EINTR, errno.ENOMEM)
 
 
 DEFAULT = IPv6Network("::/0")
 DEAD = 0x1 | 0x10
 """rtm_flags: RTNH_F_DEAD, RTNH_F_LINKDOWN."""
-FAILURES = (NetlinkError, OSError)
-"""What the kernel says of a request, and what the socket says of itself."""
 ONLINK = 0x4
 PREFERENCES = {1: 1, 3: -1}
 """RTA_PREF: linux/icmpv6.h ICMPV6_ROUTER_PREF_HIGH and _LOW; all else is medium, 0."""
@@ -72,15 +69,12 @@ class Rtnl:
     """An open rtnetlink socket; use it in a ``with`` statement."""
 
     def __enter__(self) -> "Rtnl":
-        try:
-            self.ip = IPRoute()
-        except OSError as exc:
-            raise explained(exc, "open an rtnetlink socket") from exc
+        self.connection = Connection(IPRoute, "rtnetlink")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None,
                  trace: TracebackType | None) -> None:
-        self.ip.close()
+        self.connection.close()
 
     def routes(self, protocols: Container[int] | None = None) -> Iterator[SeenRoute]:
         """IPv6 routes of all tables, but the kernel's own table local: those of these protocols,
@@ -109,8 +103,8 @@ class Rtnl:
 
     def rules(self) -> Iterator[SeenRule]:
         """All IPv6 policy rules, each with what ``Rule`` knows of."""
-        for message in dumped(lambda: self.ip.get_rules(family=socket.AF_INET6),
-                              "read the policy rules"):
+        for message in self.connection.dump(
+                lambda ip: ip.get_rules(family=socket.AF_INET6), "read the policy rules"):
             mark = message.get_attr("FRA_FWMARK") or 0
             mask = message.get_attr("FRA_FWMASK") or 0
             suppress = message.get_attr("FRA_SUPPRESS_PREFIXLEN")
@@ -131,8 +125,10 @@ class Rtnl:
     def interface_to(self, target: IPv6Address) -> int:
         """The number of the interface that packets to an address leave by; 0 for none."""
         try:
-            found = self.ip.route("get", family=socket.AF_INET6, dst=str(target))
-        except FAILURES:
+            found = self.connection.ask(
+                lambda ip: ip.route("get", family=socket.AF_INET6, dst=str(target)),
+                "look where packets leave")
+        except KernelError:
             return 0  # no route
         return int(found[0].get_attr("RTA_OIF") or 0) if found else 0
 
@@ -151,7 +147,7 @@ class Rtnl:
             request["gateway"] = str(route.gateway)
             if not route.gateway.is_link_local:
                 request["flags"] = ONLINK
-        self.do(self.ip.route, command, request, f"{route.type} route to {route.destination}"
+        self.do("route", command, request, f"{route.type} route to {route.destination}"
                  + (f" by {route.interface}" if route.interface else ""))
 
     def rule(self, command: str, rule: Rule, protocol: int) -> None:
@@ -168,21 +164,58 @@ class Rtnl:
         request |= {"table": rule.table} if rule.table else {"action": UNREACHABLE_RULE}
         if rule.suppress:
             request["FRA_SUPPRESS_PREFIXLEN"] = 0
-        self.do(self.ip.rule, command, request,
+        self.do("rule", command, request,
                 f"rule {rule.priority} for {rule.source or rule.destination or 'a mark'}")
 
-    def do(self, call: Any, command: str, request: dict[str, Any], what: str) -> None:
-        """Ask for a change, again while the kernel is busy."""
+    def do(self, kind: str, command: str, request: dict[str, Any], what: str) -> None:
+        """Ask for a change by the method ``kind`` of IPRoute, again while the kernel is busy."""
         fine = (errno.EEXIST,) if command == "add" else (errno.ESRCH, errno.ENOENT)
+        self.connection.ask(lambda ip: getattr(ip, kind)(command, **request),
+                            f"{command} the {what}", fine)
 
-        def attempt() -> None:
+
+class Connection:
+    """A socket of pyroute2. One that has failed is made anew: pyroute2 0.9 says that error again
+    and again, also when it is closed."""
+
+    def __init__(self, make: Callable[[], Any], kind: str) -> None:
+        self._make, self._kind = make, kind
+        self._socket = self._made()
+
+    def _made(self) -> Any:
+        try:
+            return self._make()
+        except OSError as exc:
+            raise explained(exc, f"open a socket for {self._kind}") from exc
+
+    def close(self) -> None:
+        """End it."""
+        try:
+            self._socket.close()
+        except OSError:
+            pass  # it had failed before
+
+    def ask(self, request: Callable[[Any], Any], doing: str, fine: Collection[int] = ()) -> Any:
+        """What the kernel says to a request, made again while it is busy. None for an errno that is
+        ``fine``; any other is an error of ours."""
+
+        def attempt() -> Any:
             try:
-                call(command, **request)
-            except FAILURES as exc:
-                if number_of(exc) not in fine:
-                    raise explained(exc, f"{command} the {what}") from exc
+                return request(self._socket)
+            except (NetlinkError, OSError) as exc:
+                if _number(exc) in fine:
+                    return None
+                if isinstance(exc, OSError):
+                    self.close()
+                    self._socket = self._made()
+                raise explained(exc, doing) from exc
 
-        persistently(attempt)
+        return persistently(attempt)
+
+    def dump(self, request: Callable[[Any], Iterable[Any]], doing: str) -> list[Any]:
+        """All of what a dump says."""
+        found: list[Any] = self.ask(lambda sock: list(request(sock)), doing)
+        return found
 
 
 ROUTE = struct.Struct("=BBBBBBBBI")
@@ -228,28 +261,11 @@ def _protocol(message: Any) -> int:
     return value[0] if isinstance(value, (bytes, tuple, list)) else int(value or 0)
 
 
-def dumped(dump: Callable[[], Iterable[Any]], doing: str) -> list[Any]:
-    """What a dump says, asked again while the kernel interrupts it."""
-
-    def attempt() -> list[Any]:
-        try:
-            return list(dump())
-        except FAILURES as exc:
-            raise explained(exc, doing) from exc
-
-    return persistently(attempt)
-
-
-def number_of(exc: NetlinkError | OSError) -> int:
+def _number(exc: NetlinkError | OSError) -> int:
     """Its errno; negative when a dump was interrupted (NetlinkDumpInterrupted)."""
     return int(exc.errno or 0) if isinstance(exc, OSError) else int(exc.code)
 
 
 def explained(exc: NetlinkError | OSError, doing: str) -> KernelError | PermissionDenied:
     """The error of ours that a netlink error is."""
-    number, reason = number_of(exc), f"cannot {doing}: {exc.args[-1]}"
-    if number == errno.EPERM:
-        return PermissionDenied(f"{reason}; this needs root or CAP_NET_ADMIN")
-    if number == errno.EACCES:  # not of privileges: fib6_nh_init
-        return KernelError(f"{reason}; IPv6 is switched off on that interface (disable_ipv6)")
-    return KernelBusy(reason) if number < 0 or number in BUSY else KernelError(reason)
+    return netlink.explained(_number(exc), f"cannot {doing}: {exc.args[-1]}")

@@ -10,10 +10,10 @@ def notify(*lines: str) -> None:
     if path[:1] not in ("/", "@"):
         return
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
             sock.sendto("\n".join(lines).encode(), path.replace("@", "\0", 1))
     except OSError:
-        pass  # it has gone, and will see what becomes of us
+        pass  # it has gone, or does not read: it will see what becomes of us
 
 
 def watchdog() -> float | None:

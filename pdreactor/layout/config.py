@@ -165,8 +165,9 @@ def _check_created(assigns: list[Values], tunnels: Mapping[str, Values],
 
 def _check_together(rows: Mapping[str, list[Values]], translations: list[Values],
                     mistakes: list[str]) -> None:
-    """What is on a link, routed or translated is nobody else's. Longer than /64 it may be within
-    what is shorter: then it is taken out of that. Single addresses are the router's own."""
+    """What is on a link, routed or translated is nobody else's, but that a [[route]] may be around
+    others: the longer one counts. Longer than /64 it may be within what is shorter: then it is
+    taken out of that. Single addresses are the router's own."""
     spans: dict[tuple[str, bool], list[Span]] = {}
     names: list[str] = []
     seen: set[tuple[Any, ...]] = set()
@@ -194,6 +195,14 @@ def _check_together(rows: Mapping[str, list[Values]], translations: list[Values]
                 note(f"{name}[{index}]", row["uplink"], first, length)
             seen.add(key)
     for among in spans.values():
+        bounds = {index: (first, last) for first, last, index in among}
         mistakes += [f"{names[one]}.subnet: its slice overlaps that of {names[other]}"
                      for one, other in overlaps(among)
-                     if not names[one].startswith("translation")]
+                     if not names[one].startswith("translation")
+                     and not _around(names, bounds, one, other)]
+
+
+def _around(names: list[str], bounds: Mapping[int, tuple[int, int]], *pair: int) -> bool:
+    """True when one of the two is a [[route]] around the other."""
+    inner, outer = sorted(pair, key=lambda one: bounds[one][1] - bounds[one][0])
+    return names[outer].startswith("route") and bounds[inner] != bounds[outer]

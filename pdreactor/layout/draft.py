@@ -2,45 +2,41 @@
 
 from collections.abc import Container, Iterable, Iterator, Mapping
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv6Address, IPv6Network
 
 from ..model import (
     DELEGATED,
-    MAIN_TABLE,
     ONLINK,
     Config,
     Nat,
+    Pair,
     Prefix,
     Problem,
-    Route,
     State,
     Uplink,
     UplinkState,
 )
 from ..prefix import slice_of
+from ..ways import MAIN_TABLE, Route
+from . import tunnels
 from .model import (
-    IN4,
     KERNEL,
     NDPPD,
-    SIXRD,
-    SIXTOFOUR,
+    RESPONDER,
     Address,
     Answering,
     Assign,
     Layout,
     Link,
+    Mapped,
     Neighbour,
     Plans,
     Proxy,
     Seen,
-    Sixrd,
     Traces,
-    Tunnel,
 )
 from .slices import Shares, name_of, share_out
 
-EVERYTHING = IPv6Network("::/0")
-SIXTOFOUR_PREFIX = IPv6Network("2002::/16")
 DEPRECATED = 0
 """A preferred lifetime that ended long ago."""
 ON_LINK_METRIC = 255
@@ -52,24 +48,25 @@ def layout(config: Config, state: State, seen: Seen, now: int) -> Layout:
     """What should be there at ``now`` (epoch seconds)."""
     plans, traces = config.plans or Plans(), state.traces or Traces()
     problems: list[Problem] = []
-    links = [*_tunnels(plans, traces, seen, problems), *_dummies(plans)]
+    links = [*tunnels.links(plans, traces, seen, problems), *_dummies(plans, seen, problems)]
     there = {one.name for one in links}
     live = {one.name: _live(config, one.name, state, now) for one in config.uplinks}
     shares = share_out(plans, config, seen.links, _room(live), traces.slices)
-    addresses = [one for tunnel in plans.tunnels if tunnel.name in there for one in _own(tunnel)]
+    addresses = [*tunnels.addresses(plans, there)]
     for assign in plans.assigns:
-        addresses += _assigned(assign, live[assign.uplink], shares, seen, problems)
+        addresses += _assigned(assign, live[assign.uplink], shares, seen, there, problems)
     up = there | {name for name, one in seen.links.items() if one.up}
     routes = dict.fromkeys((*_on_link(addresses, up), *_onward(plans, live, up, problems),
-                            *_tunnel_routes(plans, traces, there)))
+                            *tunnels.routes(plans, traces, there)))
     return Layout(
         links=tuple(links),
         addresses=tuple(dict.fromkeys(addresses)),
         routes=tuple(routes),
         neighbours=tuple(dict.fromkeys(_neighbours(plans, config, state, now))),
-        ndppd=tuple(_ndppd(plans, config, state, now)),
+        ndppd=tuple(_ndppd(plans, config, state, seen, now)),
         sysctls=tuple(dict(_sysctls(config, plans, seen)).items()),
         slices=shares.rows,
+        endpoints=tuple(tunnels.endpoints(plans, links)),
         problems=tuple(dict.fromkeys(problems)),
     )
 
@@ -77,48 +74,13 @@ def layout(config: Config, state: State, seen: Seen, now: int) -> Layout:
 # ---- links -------------------------------------------------------------------------------------
 
 
-def local_of(tunnel: Tunnel, seen: Seen) -> IPv4Address | None:
-    """The IPv4 address of this end; None when any may be, or when there is none yet."""
-    if tunnel.local or not tunnel.underlay:
-        return tunnel.local
-    return next(iter(seen.ipv4.get(tunnel.underlay, ())), None)
-
-
-def sixrd_of(tunnel: Tunnel, traces: Traces) -> Sixrd | None:
-    """6rd as it is written down, or as DHCPv4 told it; None before it did."""
-    if tunnel.prefix is not None and tunnel.relay is not None:
-        return Sixrd(tunnel.underlay, tunnel.prefix, tunnel.mask_length, tunnel.relay)
-    return next((one for one in traces.sixrd if one.interface == tunnel.underlay), None)
-
-
-def _tunnels(plans: Plans, traces: Traces, seen: Seen, problems: list[Problem]) -> Iterator[Link]:
-    for tunnel in plans.tunnels:
-        local = local_of(tunnel, seen)
-        if local is None and tunnel.underlay:
-            problems.append(Problem(f"tunnel {tunnel.name}",
-                                    f"interface {tunnel.underlay} has no IPv4 address"))
-            continue
-        sixrd = None
-        if tunnel.mode == SIXRD:
-            told = sixrd_of(tunnel, traces)
-            if told is None or local is None:
-                problems.append(Problem(f"tunnel {tunnel.name}",
-                                        f"DHCPv4 on {tunnel.underlay} has told nothing of 6rd"))
-                continue
-            shared = IPv4Network((int(local), told.mask_length), strict=False)
-            sixrd = told.prefix, shared
-        yield Link(tunnel.name, "sit", tunnel.mtu, local, tunnel.remote, tunnel.ttl, sixrd)
-
-
-def _dummies(plans: Plans) -> Iterator[Link]:
-    names = dict.fromkeys(one.interface for one in plans.assigns if one.create)
-    return (Link(name, "dummy") for name in names)
-
-
-def _own(tunnel: Tunnel) -> Iterator[Address]:
-    """The addresses that are written down."""
-    for one in tunnel.addresses:
-        yield Address(tunnel.name, one.ip, one.network.prefixlen)
+def _dummies(plans: Plans, seen: Seen, problems: list[Problem]) -> Iterator[Link]:
+    for name in dict.fromkeys(one.interface for one in plans.assigns if one.create):
+        link = Link(name, "dummy")
+        if tunnels.may_be(link, seen.links.get(name)):
+            yield link
+        else:
+            problems.append(Problem(f"link {name}", tunnels.others(name)))
 
 
 def _on_link(addresses: Iterable[Address], up: Container[str]) -> Iterator[Route]:
@@ -129,22 +91,6 @@ def _on_link(addresses: Iterable[Address], up: Container[str]) -> Iterator[Route
     for interface, bits, length in sorted(links):
         network = IPv6Network((bits << 128 - length, length))
         yield Route(network, "unicast", MAIN_TABLE, ON_LINK_METRIC, interface)
-
-
-def _tunnel_routes(plans: Plans, traces: Traces, there: set[str]) -> Iterator[Route]:
-    """By each tunnel: its siblings, and the rest of the world when it is asked for."""
-    for tunnel in plans.tunnels:
-        if tunnel.name not in there:
-            continue
-        relay = tunnel.relay
-        if tunnel.mode == SIXTOFOUR:
-            yield Route(SIXTOFOUR_PREFIX, "unicast", MAIN_TABLE, 256, tunnel.name)
-        if tunnel.mode == SIXRD and (told := sixrd_of(tunnel, traces)):
-            yield Route(told.prefix, "unicast", MAIN_TABLE, 256, tunnel.name)
-            relay = told.relay
-        if tunnel.default:
-            via = None if tunnel.mode == IN4 or relay is None else IPv6Address(int(relay))
-            yield Route(EVERYTHING, "unicast", MAIN_TABLE, tunnel.metric, tunnel.name, via)
 
 
 # ---- slices of a prefix ------------------------------------------------------------------------
@@ -181,16 +127,17 @@ def _room(live: Mapping[str, list[Prefix]]) -> dict[str, int]:
 
 
 def _assigned(assign: Assign, prefixes: list[Prefix], shares: Shares, seen: Seen,
-              problems: list[Problem]) -> Iterator[Address]:
+              made: Container[str], problems: list[Problem]) -> Iterator[Address]:
+    """``made`` are the links that are made when they are not there."""
     numbers = {assign.interface: assign.subnet}
     if assign.pattern:
         numbers = shares.numbers[name_of(assign)]
     for name, number in numbers.items():
-        if name not in seen.links and not assign.create:
+        if name not in seen.links and name not in made:
             problems.append(Problem(assign.uplink, f"interface {name} is not there yet: no "
                                                    f"address on it"))
             continue
-        if not (assign.create or assign.pattern or seen.links[name].up):
+        if name not in made and not (assign.pattern or seen.links[name].up):
             problems.append(Problem(assign.uplink, f"interface {name} is down: nothing is routed "
                                                    f"to it"))
         for prefix in prefixes:
@@ -273,26 +220,28 @@ def answering(config: Config, state: State, nat: Nat, now: int) -> Iterator[Answ
     hosts have internal ones."""
     plans = config.plans or Plans()
     by: dict[str, list[IPv6Network]] = {}
-    for proxy in _asked(plans, "responder"):
+    for proxy in _asked(plans, RESPONDER):
         by.setdefault(proxy.interface, []).extend(_parts(proxy, config, state, now))
+    outside = tuple(sorted({uplink.interface for uplink in config.uplinks}))
     for interface, networks in by.items():
-        mapped = tuple((external, internal) for lane in nat.lanes if lane.interface == interface
-                       for internal, external in _inward(lane.outbound, lane.inbound))
-        yield Answering(interface, tuple(networks), mapped)
+        mapped = (Mapped(external, internal, lane.mode)
+                  for lane in nat.lanes if lane.interface == interface
+                  for internal, external in (*lane.outbound, *map(_turned, lane.inbound)))
+        yield Answering(interface, tuple(networks), tuple(dict.fromkeys(mapped)), outside)
 
 
-def _inward(outbound: Iterable[tuple[IPv6Network, IPv6Network]],
-            inbound: Iterable[tuple[IPv6Network, IPv6Network]],
-            ) -> Iterator[tuple[IPv6Network, IPv6Network]]:
-    """(internal, external) of either direction, each once."""
-    return iter(dict.fromkeys((*outbound, *((inner, outer) for outer, inner in inbound))))
+def _turned(pair: Pair) -> Pair:
+    return pair[1], pair[0]
 
 
-def _ndppd(plans: Plans, config: Config, state: State,
+def _ndppd(plans: Plans, config: Config, state: State, seen: Seen,
            now: int) -> Iterator[tuple[str, tuple[IPv6Network, ...]]]:
+    """It has nothing to do with a link that is down: see ndppd.py."""
     by: dict[str, list[IPv6Network]] = {}
     for proxy in _asked(plans, NDPPD):
-        by.setdefault(proxy.interface, []).extend(_parts(proxy, config, state, now))
+        up = proxy.interface in seen.links and seen.links[proxy.interface].up
+        by.setdefault(proxy.interface, []).extend(
+            _parts(proxy, config, state, now) if up else ())
     return ((interface, tuple(networks)) for interface, networks in by.items())
 
 

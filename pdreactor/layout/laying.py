@@ -37,6 +37,7 @@ class Observed(NamedTuple):
 class Change(NamedTuple):
     """What to do; empty when all is as desired."""
 
+    clear: tuple[str, ...] = ()  # links that cannot be changed in place: they are made again
     make: tuple[Link, ...] = ()
     change: tuple[Link, ...] = ()
     delete: tuple[str, ...] = ()
@@ -46,11 +47,10 @@ class Change(NamedTuple):
     silence: tuple[Neighbour, ...] = ()
     sysctls: tuple[tuple[str, str], ...] = ()
     restore: tuple[tuple[str, str], ...] = ()
-    strangers: tuple[str, ...] = ()  # names of links that we would make, and others have made
     problems: tuple[Problem, ...] = ()  # what others have in our place
 
     def __bool__(self) -> bool:
-        return any(self[:-2])
+        return any(self[:-1])
 
 
 def observe(rtnl: Rtnl) -> Observed:
@@ -70,16 +70,20 @@ def plan(observed: Observed, layout: Layout, traces: Traces, *, manage: bool, pr
     what is ours."""
     wanted = {link.name: link for link in layout.links}
     there = observed.links
-    strangers = tuple(name for name in wanted if name in there and not there[name].ours)
     ours = {name for name, one in there.items() if one.ours}
     gone = tuple(sorted(ours - wanted.keys()))
+    clear = tuple(name for name in wanted if name in ours and _other(there[name].link,
+                                                                     wanted[name]))
     usable = (there.keys() | wanted.keys()) - set(gone)
+    observed = observed._replace(addresses=tuple(
+        one for one in observed.addresses if one.address.interface not in clear))
     put, take, problems = _addresses(observed, layout, traces, usable, protocol, now)
     answer, silence = _neighbours(observed, layout, traces, usable)
     sysctls, restore = _sysctls(layout, traces, manage)
     return Change(
-        make=tuple(link for name, link in wanted.items() if name not in there),
-        change=tuple(link for name, link in wanted.items() if name in ours
+        clear=clear,
+        make=tuple(link for name, link in wanted.items() if name not in there or name in clear),
+        change=tuple(link for name, link in wanted.items() if name in there and name not in clear
                      and not _same(there[name], link)),
         delete=gone,
         put=put,
@@ -88,14 +92,19 @@ def plan(observed: Observed, layout: Layout, traces: Traces, *, manage: bool, pr
         silence=silence,
         sysctls=sysctls,
         restore=restore,
-        strangers=strangers,
         problems=problems,
     )
 
 
+def _other(seen: Link, wanted: Link) -> bool:
+    """True for what the kernel does not change: the kind, and whether a tunnel has one far end
+    (net/ipv6/sit.c ipip6_changelink)."""
+    return seen.kind != wanted.kind or (seen.remote is None) != (wanted.remote is None)
+
+
 def _same(seen: SeenLink, wanted: Link) -> bool:
     found = seen.link if wanted.mtu else seen.link._replace(mtu=0)
-    return seen.up and found == wanted
+    return seen.ours and seen.up and found == wanted
 
 
 def _key(one: Address) -> tuple[str, str]:
@@ -226,8 +235,7 @@ Errors = list[PdreactorError]
 def lay_links(rtnl: Rtnl, change: Change, failed: Errors) -> None:
     """Links come first: everything else may be on them. What fails does not keep the rest from
     being done; it is put into ``failed``."""
-    failed += [KernelError(f"link {name} is there and not ours: give the tunnel another name, or "
-                           f"remove that link") for name in change.strangers]
+    _all(change.clear, lambda name: rtlink.delete(rtnl, name), failed)
     _all(change.make, lambda link: rtlink.make(rtnl, link), failed)
     _all(change.change, lambda link: rtlink.change(rtnl, link), failed)
 
@@ -275,7 +283,8 @@ MOST_WORDS = 20
 
 def words(change: Change) -> list[str]:
     """The change, a line each; many addresses are counted."""
-    lines = [f"add link {_link(one)}" for one in change.make]
+    lines = [f"remove link {name}, which cannot be changed in place" for name in change.clear]
+    lines += [f"add link {_link(one)}" for one in change.make]
     lines += [f"change link to {_link(one)}" for one in change.change]
     lines += [f"set net.ipv6.{key.replace('/', '.')} = {value}" for key, value in change.sysctls]
     lines += _some("put", [_address(one) for one in change.put])

@@ -4,7 +4,8 @@ the state remembers it, and as the kernel should hold it. Imported only where th
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import NamedTuple
 
-from ..model import Pair, Problem, Route
+from ..model import Problem
+from ..ways import Route
 
 IN4, SIXTOFOUR, SIXRD = "6in4", "6to4", "6rd"
 """``mode`` of a tunnel: RFC 4213, RFC 3056, RFC 5969."""
@@ -104,6 +105,8 @@ class Traces(NamedTuple):
     placed: tuple[tuple[str, str], ...] = ()  # (interface, "ADDRESS/LENGTH")
     proxied: tuple[tuple[str, str], ...] = ()  # (interface, address) that the kernel answers for
     sysctls: tuple[tuple[str, str], ...] = ()  # (key, what it was before)
+    ndppd: bool = False  # ndppd's configuration is there, and is ours
+    endpoints: tuple[tuple[str, str], ...] = ()  # (tunnel, its IPv4 address here): what was told
 
 
 # ---- desired ---------------------------------------------------------------------------------
@@ -138,13 +141,23 @@ class Neighbour(NamedTuple):
     address: IPv6Address
 
 
+class Mapped(NamedTuple):
+    """A pair of the translation."""
+
+    external: IPv6Network
+    internal: IPv6Network
+    mode: str = "netmap"
+
+
 class Answering(NamedTuple):
-    """Neighbour discovery on one link is answered for what is in ``networks`` and has a route
-    elsewhere; ``mapped`` are (external, internal) pairs of the translation."""
+    """Neighbour discovery on one link is answered for what is in ``networks`` and has a route that
+    leaves by none of the interfaces in ``outside``; the hosts of ``mapped`` have internal
+    addresses."""
 
     interface: str
     networks: tuple[IPv6Network, ...]
-    mapped: tuple[Pair, ...] = ()
+    mapped: tuple[Mapped, ...] = ()
+    outside: tuple[str, ...] = ()  # where other uplinks are
 
 
 class Layout(NamedTuple):
@@ -157,6 +170,7 @@ class Layout(NamedTuple):
     ndppd: tuple[tuple[str, tuple[IPv6Network, ...]], ...] = ()  # (interface, networks)
     sysctls: tuple[tuple[str, str], ...] = ()  # (key below net.ipv6, value)
     slices: tuple[tuple[str, str, int], ...] = ()  # see Traces
+    endpoints: tuple[tuple[str, str], ...] = ()  # see Traces
     problems: tuple[Problem, ...] = ()
 
 

@@ -18,8 +18,8 @@ from ..model import (
 )
 from ..prefix import acceptable, parse_decimal, parse_network
 from ..transition import after_event, after_refusal
-from .draft import local_of, sixrd_of
 from .model import Address, Plans, Seen, Shown, Sixrd, Traces, Tunnel
+from .tunnels import local_of, sixrd_of
 
 TOLERANCE = 5
 """Seconds: the kernel counts lifetimes down in its own way; less is no news."""

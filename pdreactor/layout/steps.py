@@ -14,7 +14,7 @@ from ..errors import PdreactorError, StateError
 from ..kernel import rtlink
 from ..kernel.rtnl import Rtnl
 from ..model import ONLINK, SIXRD, SIXTOFOUR, Config, Problem, State
-from . import laying, shown, sources
+from . import laying, ndppd, shown, sources
 from .draft import layout
 from .model import Address, Layout, Plans, Shown, Traces
 
@@ -86,7 +86,10 @@ class Laying:
         self.layout: Layout = layout(config, known, self._observed.seen, now)
         self.change = laying.plan(self._observed, self.layout, self.traces, manage=plans.sysctl,
                                   protocol=config.protocol, now=now)
+        self._ndppd = ndppd.plan(self.layout.ndppd, self.traces.ndppd)
         self.notes = () if plans.sysctl else tuple(laying.unset(self.layout))
+        self.notes += self._ndppd.notes
+        self.moved: dict[str, tuple[str, str]] = {}  # {tunnel: (old, new) IPv4 address here}
         self.failed: list[PdreactorError] = []
         self.unsaved: StateError | None = None
 
@@ -98,7 +101,7 @@ class Laying:
     @property
     def words(self) -> list[str]:
         """The change for people."""
-        return laying.words(self.change)
+        return laying.words(self.change) + self._ndppd.words
 
     def document(self, now: int) -> dict[str, Any]:
         """What ``status`` shows of it."""
@@ -109,10 +112,21 @@ class Laying:
     def links(self, update: Update) -> None:
         """First of all. What is put into the kernel is noted before."""
         noted = laying.before(self.traces, self.change)
-        self._note(noted, update)
-        if self.change.make or self.change.change or self.change.strangers:
+        self._note(noted._replace(ndppd=noted.ndppd or bool(self._ndppd.write)), update)
+        if self.change.make or self.change.change:
             with Rtnl() as rtnl:
                 laying.lay_links(rtnl, self.change, self.failed)
+        if not self.failed:
+            self._follow(update)
+
+    def _follow(self, update: Update) -> None:
+        """What others are to be told of: the far end of a tunnel knows this one's address."""
+        before, now = dict(self.traces.endpoints), dict(self.layout.endpoints)
+        self.moved = {name: (before.get(name, ""), local) for name, local in now.items()
+                      if before.get(name) != local}
+        wanted = {link.name for link in self.layout.links}
+        kept = {name: local for name, local in before.items() if name in wanted}
+        self._note(self.traces._replace(endpoints=tuple({**kept, **now}.items())), update)
 
     def addresses(self, rtnl: Rtnl) -> None:
         """Before the routes that need them."""
@@ -121,8 +135,12 @@ class Laying:
     def rest(self, rtnl: Rtnl, update: Update) -> None:
         """Last; what is not there any more is forgotten."""
         laying.lay_rest(rtnl, self.change, self.failed)
-        self._note(laying.after(self.traces, self.layout, self._observed, manage=self._manage,
-                                failed=bool(self.failed)), update)
+        _attempt(self._ndppd, self.failed)
+        after = laying.after(self.traces, self.layout, self._observed, manage=self._manage,
+                             failed=bool(self.failed))
+        if not self.failed:
+            after = after._replace(ndppd=after.ndppd and bool(self.layout.ndppd))
+        self._note(after, update)
 
     def _note(self, traces: Traces, update: Update) -> None:
         self.traces = traces
@@ -133,6 +151,13 @@ class Laying:
                 update(partial(_with, traces=kept))
             except StateError as exc:
                 self.unsaved = exc  # of a full disk; what is put there has a mark of ours, mostly
+
+
+def _attempt(change: ndppd.Change, failed: list[PdreactorError]) -> None:
+    try:
+        ndppd.apply(change)
+    except PdreactorError as exc:
+        failed.append(exc)
 
 
 def _with(state: State, traces: Traces | None) -> State:
@@ -147,6 +172,7 @@ def flush(config: Config, known: State, update: Update) -> None:
                              manage=False, protocol=config.protocol, now=int(time.time()))
         laying.lay_addresses(rtnl, change, config.protocol, failed)
         laying.lay_rest(rtnl, change, failed)
+    _attempt(ndppd.plan((), bool(known.traces and known.traces.ndppd)), failed)
     if failed:
         raise failed[0]
     if known.traces is not None:

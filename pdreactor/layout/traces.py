@@ -17,6 +17,8 @@ def encode(traces: Traces) -> dict[str, Any]:
         "placed": _gathered(traces.placed),
         "proxied": _gathered(traces.proxied),
         "sysctls": [list(one) for one in traces.sysctls],
+        "ndppd": traces.ndppd,
+        "endpoints": [list(one) for one in traces.endpoints],
     }
 
 
@@ -30,6 +32,8 @@ def decode(document: dict[str, Any]) -> Traces:
         placed=tuple(_scattered(document["placed"], PLACED)),
         proxied=tuple(_scattered(document["proxied"], PROXIED)),
         sysctls=tuple((_key(k), _value(v)) for k, v in document["sysctls"]),
+        ndppd=bool(document.get("ndppd")),
+        endpoints=tuple((_name(t), str(IPv4Address(a))) for t, a in document["endpoints"]),
     )
 
 

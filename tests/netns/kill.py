@@ -95,7 +95,7 @@ def files(router: Router) -> set[str]:
 
 
 def known(router: Router) -> Any:
-    """The state file, without the points in time; it has to be whole."""
+    """The state file, without the points in time and how often it learned; it has to be whole."""
     path = router.lab.path("router", STATE)
     return timeless(json.loads(path.read_text())) if path.exists() else None
 
@@ -107,7 +107,7 @@ def timeless(document: Any) -> Any:
     if not isinstance(document, dict):
         return document
     return {key: value is not None if key.endswith(("at", "_until")) else timeless(value)
-            for key, value in document.items() if key != "clock"}
+            for key, value in document.items() if key not in ("clock", "lineage")}
 
 
 class Look(NamedTuple):

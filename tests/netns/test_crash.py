@@ -50,20 +50,20 @@ class Story(NamedTuple):
     text: str = config()
     then: str = ""  # the configuration with the event, if it is another one
     uplinks: int = 1
-    some: int = 5  # every so many-th change is tried
+    some: int = 7  # every so many-th change is tried
 
 
 OF_OLD = "dst=2001:db8:4000:"
 STORIES = {
     "the first lease": Story([["restore"]], ["@BOUND6"], dhcp(NEW)),
-    "another prefix": Story([["set", "wan", OLD]], ["@RENEW6"], dhcp(NEW), OF_OLD, some=3),
+    "another prefix": Story([["set", "wan", OLD]], ["@RENEW6"], dhcp(NEW), OF_OLD, some=4),
     "a prefix taken back": Story([["set", "wan", OLD]], ["@RENEW6"], dhcp(OLD, valid=0,
                                  preferred=0), OF_OLD),
     "a fail-over": Story([["set", "one", OLD], ["set", "two", NEW]], ["uplink", "one", "down"],
                          dead=OF_OLD, text=TWO, uplinks=2),
     "another backend": Story([["set", "wan", OLD]], ["restore"], then=config() + WITH_IP6TABLES,
                              some=3),
-    "the first pass at all": Story([], ["@BOUND6"], dhcp(OLD), f"dst={A} ", some=6),
+    "the first pass at all": Story([], ["@BOUND6"], dhcp(OLD), f"dst={A} ", some=9),
 }
 
 
@@ -122,7 +122,7 @@ def test_killed_at_any_change_one_pass_makes_it_whole(name: str) -> None:
                           "ct state new; }; }")
         lab.conntrack_timeout(5)
         play = Play(lab, story)
-        flows = lab.start_flows(rate=200)
+        flows = lab.start_flows(rate=100)
         before, (after, calls) = play.before, play.undisturbed()
         found = [one for one in calls if one.changing]
         unheard = before if story.begin else play.looked(["restore"])
@@ -287,6 +287,12 @@ DISKS = {  # how the disk becomes so that it takes nothing more, and how it take
 }
 
 
+TELL = """
+[[on_change]]
+exec = ["/bin/sh", "-c", "echo $PDREACTOR_PREFIX >>/run/told"]
+"""
+
+
 def complaints(said: str) -> list[str]:
     """What is wrong, of what was said."""
     return [line for line in said.splitlines() if "level='info'" not in line]
@@ -297,12 +303,14 @@ def test_a_prefix_that_cannot_be_stored_is_translated_and_not_lost(
         lab: Lab, router: Router, disk: str) -> None:
     """Not even by the passes that follow."""
     fails, works = DISKS[disk]
+    router.configure(config() + TELL)
     router.set(OLD)
     router.run("sh", "-ec", fails)
     done = router.hook("RENEW6", dhcp(NEW), code=74)
     (line,) = complaints(done.stderr)
     assert f"the new one is in {SHELTER} until the next reboot" in line
     assert "make room" in line or "mount it for writing" in line
+    assert lab.read("router", "/run/told").split() == [OLD, NEW], "commands run all the same"
     assert reaches(lab, "a", SERVER) and reaches(lab, "isp", router.outside(A, NEW))
     (line,) = complaints(router.pd("restore", code=74).stderr)
     assert SHELTER in line
@@ -342,8 +350,7 @@ def test_a_file_that_fails_is_one_line_and_the_last_good_state_stays(
     ran = traced(lab, [*python("pdreactor.hook"), "--environ", str(environ)], call,
                  [f"{call}:error={error}"], options=only)
     assert ran.code == code, ran.said
-    assert len(complaints(ran.said)) == 1, ran.said
-    assert WHERE in ran.said
+    assert len([line for line in complaints(ran.said) if WHERE in line]) == 1, ran.said
     assert known(router) == stored, "the file is the last good one"
     assert (NEW in router.ours()) == counts
     assert counts or router.ours() == rules
@@ -381,8 +388,6 @@ FOR_EVER = [  # and what does not: system call, error, exit code
     ("sendto", "ENOBUFS", 75),
     ("sendmsg", "EPERM:when=1", 77),
     ("sendmsg", "EPERM:when=2", 77),
-    ("recvfrom", "ENOBUFS", 75),
-    ("recvfrom", "EIO", 70),
     ("socket", "EMFILE", 70),
 ]
 

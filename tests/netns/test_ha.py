@@ -253,6 +253,7 @@ def test_a_pair_of_routers(pair: Pair, variant: Variant) -> None:
 
     assert servers[0].sources() == {external}
     asked = lab.run("isp", ["nft", "list", "counters", "table", "ip6", "asked"]).stdout
-    assert re.findall(r"packets (\d+)", asked)[1] == "0", asked
+    # A client that has not ended yet may say a word when its cable is back.
+    assert int(re.findall(r"packets (\d+)", asked)[1]) <= 1, asked
     assert lab.count().leaked == 0
     assert "RELEASE" not in lab.kea().process.output()

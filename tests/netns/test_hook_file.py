@@ -112,7 +112,7 @@ def test_the_file_and_reasons_py_agree_on_what_matters() -> None:
 
 @pytest.mark.parametrize("reason", sorted(REASONS))
 def test_a_reason_that_matters_starts_pdreactor_once(bench: Bench, reason: str) -> None:
-    bench.configuration.write_text('interface = "eth0"\ntable = 200\n')
+    bench.configuration.write_text('interface = "eth0"\ntable = 200\n[tunnel.sit1]\n')
     done = bench.source(["sh"], '. "$hook"; echo "$$"', event(reason))
     assert bench.calls == [f"--environ /proc/{done.stdout.strip()}/environ"]
 
@@ -135,6 +135,18 @@ def test_an_advertisement_matters_where_there_is_a_table(
 ) -> None:
     bench.configuration.write_text(f'interface = "eth0"\n{text}\n')
     done = bench.source(shell, '. "$hook"', event("ROUTERADVERT"))
+    assert (done.returncode, done.stderr, len(bench.calls)) == (0, "", calls)
+
+
+@pytest.mark.parametrize(("reason", "text", "calls"), [
+    ("ROUTERADVERT", 'source = "onlink"', 1), ("BOUND", "[tunnel.sit1]", 1), ("STOP", "", 0),
+    ("RENEW", "table = 200", 0),
+])
+def test_an_ipv4_lease_matters_where_there_is_a_tunnel(
+    bench: Bench, shell: list[str], reason: str, text: str, calls: int
+) -> None:
+    bench.configuration.write_text(f'interface = "eth0"\n{text}\n')
+    done = bench.source(shell, '. "$hook"', event(reason))
     assert (done.returncode, done.stderr, len(bench.calls)) == (0, "", calls)
 
 

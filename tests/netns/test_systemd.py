@@ -270,12 +270,16 @@ def machine(request: pytest.FixtureRequest, unit: Path) -> Iterator[Machine]:
 def test_with_the_drop_in_the_hook_keeps_its_state_and_translates(machine: Machine) -> None:
     assert EXTERNAL in machine.state()
     assert EXTERNAL in machine.rules()
+    assert machine.file("run/pdreactor").is_dir()
 
 
-def test_without_it_the_sandbox_keeps_the_hook_from_both(unit: Path) -> None:
+def test_without_it_the_hook_translates_and_says_what_it_cannot_store(unit: Path) -> None:
     with booted(unit, "no") as machine:
         assert machine.state() == ""
-        assert EXTERNAL not in machine.rules()
+        assert EXTERNAL in machine.rules()
+        machine.run("journalctl", "--sync")
+        said = machine.run("journalctl", "-q", "-o", "cat", "-u", "dhcpcd.service")
+        assert "/var/lib/pdreactor: Read-only file system" in said and "contrib/systemd" in said
 
 
 # ---- our service and our timer -----------------------------------------------------------------
@@ -338,12 +342,25 @@ def test_systemd_finds_nothing_wrong_with_the_units(machine: Machine) -> None:
     assert machine.run("systemd-analyze", "verify", *units) == ""
 
 
+PROXY = """
+[uplink.link]
+interface = "eth0"
+prefix = "2001:db8:ffff::/64"
+[[proxy]]
+uplink = "link"
+"""
+
+
 def test_the_watch_works_in_its_sandbox(unit: Path) -> None:
-    """It hears the kernel and dhcpcd, and leaves the rules when it ends."""
-    with booted(unit) as machine:
+    """It hears the kernel, dhcpcd and neighbours, and leaves the rules when it ends."""
+    with booted(unit, config=ONE + PROXY) as machine:
         wait = machine.lab.wait
         machine.run("systemctl", "enable", "--now", WATCH)  # returns once it is ready
         wait(lambda: machine.show(WATCH, "StatusText") == "all in place", LIMIT, "its first pass")
+        for host, interface, last in (("router", "lan0", 1), ("a", "eth0", 2)):
+            address = f"2001:db8:ffff:0:8000::{last}/65"
+            machine.lab.run(host, ["ip", "addr", "add", address, "dev", interface, "nodad"])
+        wait(lambda: reaches(machine.lab, "isp", "2001:db8:ffff:0:8000::2"), LIMIT, "an answer")
         machine.lab.run("router", ["nft", "flush", "ruleset"])
         wait(machine.translates, LIMIT, "the repair")
         machine.file("usr/lib/dhcpcd/dhcpcd-hooks/60-pdreactor").unlink()

@@ -87,9 +87,10 @@ class Watcher:
         self.wait(lambda: self.manager.heard("READY=1"), "the reload")
 
     def wait(self, predicate: object, what: str) -> None:
-        """Until it is so."""
+        """Until it is so. The watcher waits while nobody takes what it has to say."""
         assert callable(predicate)
-        self.lab.wait(predicate, LIMIT, f"{what}; the watcher said: {self.process.output()}")
+        self.lab.wait(lambda: self.manager.heard("") and predicate(), LIMIT,
+                      f"{what}; the watcher said: {self.process.output()}")
 
     def quiet(self) -> bool:
         """True when the kernel is as desired."""

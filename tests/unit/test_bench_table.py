@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench.measure import Cleaning, Loss, Placed, Uplinks, Watched
+from bench.measure import Asked, Cleaning, Loss, Placed, Uplinks, Watched
 from bench.plot import svg
 from bench.rig import Run
 from bench.table import Row, Samples, document, forwarding, rows, text
@@ -29,6 +29,7 @@ def samples(**changed: Any) -> Samples:
         watched=Watched([0.03] * 4, [0.01] * 4, 0.0003, 42_000),
         translations={1: {"change": [0.1], "first_packet": [0.05], "rate": [90e3]}},
         cleaning=[Cleaning(100_000, 0, 0.3)],
+        asked=Asked(300_000, 30.0, 0, 0, 0, 0.3, 42_000),
     )
     return made._replace(**changed)
 
@@ -63,6 +64,9 @@ def test_every_ratio_with_a_target_is_a_row() -> None:
         "... dhcpcd's socket to rules, slowest": "<= 15",
         "... of a core while nothing happens": "<= 0.1",
         "... peak memory of the watch": "<= 50",
+        "... not answered, and should be": "<= 0",
+        "... answered wrongly, or in vain": "<= 0",
+        "... peak memory of that watch": "<= 50",
     }
     assert not any(one.missed for one in rows(samples()))
 

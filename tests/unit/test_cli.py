@@ -398,10 +398,12 @@ def keys(value: Any, where: str = "") -> Iterator[tuple[str, list[str]]]:
 
 @needs_root
 def test_status_keys_are_stable(net: Box) -> None:
-    net.ip("link", "add", "name", "vif1", "type", "bridge")
+    for name in ("vif1", "vif2"):
+        net.ip("link", "add", "name", name, "type", "bridge")
+        net.ip("link", "set", name, "up")
     net.configure(net.config.read_text().partition("\n")[2] + LAYOUT)
-    net.hook(block("BOUND6", prefix=P1))
-    net.hook(block("RENEW6", prefix=P2))
+    net.hook(block("BOUND6", prefix="2001:db8:4000::/57"))
+    net.hook(block("RENEW6", prefix="2001:db8:8000::/57"))
     net.hook(block("RENEW6", prefix="fd00::/58"))
     net.ip("link", "set", "wan0", "down")
     net.cli("uplink", "wan", "down", "--reason", "no answer")

@@ -20,7 +20,8 @@ from pdreactor.doctor.facts import (
     TheirRule,
 )
 from pdreactor.doctor.internal import random
-from pdreactor.model import Config, Route, Rule
+from pdreactor.model import Config
+from pdreactor.ways import Route, Rule
 
 from .box import ROOT
 from .values import LAN, NOW, WAN, WAN2, config
@@ -293,6 +294,7 @@ def test_the_iaid_is_the_one_that_is_asked_with(iaid: int, line: str, fine: bool
 
 def test_no_hook_file_is_an_error_and_two_are_a_warning() -> None:
     one(machine(hooks=()), "dhcpcd-hook", "error", "make install")
+    assert found(machine(hooks=(), watched=True)) == []  # it listens to dhcpcd's socket
     one(machine(hooks=("/a/60-pdreactor", "/etc/dhcpcd.exit-hook")), "dhcpcd-hook", "warning",
         "/etc/dhcpcd.exit-hook", "keep one")
     script = DHCPCD.replace("option", "script /etc/x\noption")
@@ -542,6 +544,7 @@ def test_a_timer_for_a_gateway_that_nobody_tells_of() -> None:
     one(machine(config=TABLES, timer=False), "timer", "note", "pdreactor-restore.timer")
     assert found(machine(config=TABLES, timer=False, conf=DHCPCD.replace("noipv6rs", ""))) == []
     assert found(machine(config=TABLES, timer=None)) == []
+    assert found(machine(config=TABLES, timer=False, watched=True)) == []
 
 
 # ---- internal prefixes -------------------------------------------------------------------------

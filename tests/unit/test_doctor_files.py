@@ -1,6 +1,7 @@
 """What doctor reads: files below a root, and nothing is written."""
 
 import ast
+import fcntl
 import os
 import sys
 from pathlib import Path
@@ -78,6 +79,14 @@ def test_without_systemd_there_are_no_units(tmp_path: Path) -> None:
     write(look, "usr/lib/systemd/system/dhcpcd.service", "[Service]\nProtectSystem=strict\n")
     assert list(gather._units(look)) == []
     assert gather._timer(look) is None
+
+
+def test_the_watch_is_known_by_its_unit_or_its_lock(look: gather._Files, tmp_path: Path) -> None:
+    assert not gather._watched(look, str(tmp_path))
+    with (tmp_path / "watch.lock").open("w") as lock:
+        assert not gather._watched(look, str(tmp_path))
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert gather._watched(look, str(tmp_path))
 
 
 def test_the_timer(look: gather._Files) -> None:

@@ -158,7 +158,9 @@ def test_recording(call: str) -> None:
     assert reasons.relevant(block) == (kind != reasons.NOTHING)
     delegations, withdrawn = (None, ()) if kind != reasons.LEASE else REPLIES[named(call)]
     found = events.event_for(variables, WAN)
-    interface = "lan0" if named(call) == "DELEGATED6-lan-address" else "wan0"
+    elsewhere = {"DELEGATED6-lan-address": "lan0"} | {
+        name: "eth0" for name in (named(call),) if name.endswith(("6rd", "6rd-two-relays"))}
+    interface = elsewhere.get(named(call), "wan0")
     assert (found.reason, found.interface) == (reason, interface)
     assert texts(found.delegations) == delegations
     assert texts(found.withdrawn) == (() if call in WITHOUT_OLD else withdrawn)

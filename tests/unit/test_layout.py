@@ -91,7 +91,7 @@ def test_every_key_can_be_set() -> None:
     (section("assign", prefix_length="112") + section(
         "assign", interface='"lan1"', host='"::2"', prefix_length="112"),
      "assign[1].subnet: its slice overlaps that of assign[0]"),
-    (section("assign", length="67") + section("route", length="66"),
+    (section("assign", length="67") + section("route", length="67", interface='"lan1"'),
      "route[0].subnet: its slice overlaps that of assign[0]"),
     (section("assign", length="129"), "assign[0].length = 129"),
     (section("assign", prefix_length="0"), "assign[0].prefix_length = 0"),
@@ -378,6 +378,8 @@ remembered = st.builds(
         lambda pairs: tuple(sorted(pairs, key=lambda pair: pair[0]))),
     sysctls=st.lists(st.tuples(st.sampled_from(["conf/all/forwarding", "neigh/eth0/proxy_delay"]),
                                st.integers(0, 99).map(str)), max_size=3).map(tuple),
+    ndppd=st.booleans(),
+    endpoints=st.lists(st.tuples(interfaces, st.just("192.0.2.1")), max_size=2).map(tuple),
 )
 
 

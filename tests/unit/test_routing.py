@@ -12,8 +12,8 @@ from pdreactor import routing
 from pdreactor.errors import KernelError
 from pdreactor.kernel import link
 from pdreactor.kernel.rtnl import DEFAULT, SeenRoute, SeenRule
-from pdreactor.model import MAIN_TABLE, Path, Route, Rule
 from pdreactor.routing import Change, Observed
+from pdreactor.ways import MAIN_TABLE, Path, Route, Rule
 
 from .values import LAN, P1, P2
 

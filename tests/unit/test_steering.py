@@ -7,19 +7,9 @@ import pytest
 
 from pdreactor import transition
 from pdreactor.desired import desired
-from pdreactor.model import (
-    DIRECT,
-    MAIN_TABLE,
-    Config,
-    Down,
-    Path,
-    Route,
-    Rule,
-    State,
-    Steering,
-    Translation,
-)
+from pdreactor.model import DIRECT, Config, Down, State, Translation
 from pdreactor.steering import UNREACHABLE_METRIC, steering
+from pdreactor.ways import MAIN_TABLE, Path, Route, Rule, Steering
 
 from .scenarios import FIRST, LARGE, NEXT, SECOND, UP
 from .values import CONFIG, LAN, NOW, P1, P2, TWO, WAN, WAN2, N, after, config, reply, told

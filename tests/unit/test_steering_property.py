@@ -13,22 +13,9 @@ from hypothesis import strategies as st
 
 from pdreactor import transition
 from pdreactor.desired import desired
-from pdreactor.model import (
-    MAIN_TABLE,
-    Config,
-    Delegation,
-    Desired,
-    Down,
-    Event,
-    Path,
-    Route,
-    Rule,
-    State,
-    Steering,
-    Translation,
-    Uplink,
-)
+from pdreactor.model import Config, Delegation, Desired, Down, Event, State, Translation, Uplink
 from pdreactor.steering import steering
+from pdreactor.ways import MAIN_TABLE, Path, Route, Rule, Steering
 
 from .values import NOW, N
 

@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from pdreactor import marks, transition
 from pdreactor.errors import Refused
-from pdreactor.model import Config, Down, Event, Stamp, State, Steering
+from pdreactor.model import Config, Down, Event, Stamp, State
 from pdreactor.state import decode, encode
+from pdreactor.ways import Steering
 
 from .values import (
     CONFIG,
