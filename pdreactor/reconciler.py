@@ -71,7 +71,7 @@ def reconcile(config: Config, reason: str, unsaved: state.Unsaved | None = None,
     with state.Lock(config.state_dir, "pass.lock", PASS_WAIT, shared=True) as lock:
         begun = begin(config)
         known = current(unsaved.known, config) if unsaved else _up_to_date(config, errors)
-        laying = _lay_links(config, known, errors)
+        laying = _lay_links(config, known, errors) if _makes_links(config) else None
         work = _Work(config, known, links_of(config), begun, laying)
         changes: list[str] = laying.words if laying else []
         for step in _steps(work):
@@ -104,8 +104,14 @@ def reconcile(config: Config, reason: str, unsaved: state.Unsaved | None = None,
     return Outcome(tuple(changes), work.problems)
 
 
+def _makes_links(config: Config) -> bool:
+    """Links are there before anything looks at them; all else of the layout has time."""
+    return config.plans is not None and bool(
+        config.plans.tunnels or any(one.create for one in config.plans.assigns))
+
+
 def _lay_links(config: Config, known: State, errors: list[PdreactorError]) -> "Laying | None":
-    """The layout's links are there before anything looks at them."""
+    """The layout's part in this pass is begun: what it will change is known."""
     if config.plans is None and known.traces is None:
         return None
     from .layout.steps import Laying
@@ -122,11 +128,11 @@ def _lay_links(config: Config, known: State, errors: list[PdreactorError]) -> "L
 def _steps(work: "_Work") -> tuple[Step, ...]:
     """The translation is what users wait for. But where new flows only have to be led to another
     uplink, which translates already, that comes first."""
-    nat = (_switch_nat, _finish_nat)
+    nat, routes = (_switch_nat, _finish_nat), (_begin_layout, _reconcile_routes)
     rest = (_clean_conntrack, _note_applied, _keep_include)
     if _leads_elsewhere(work):
-        return (_reconcile_routes, *nat, *rest)
-    return (*nat, _reconcile_routes, *rest)
+        return (*routes, *nat, *rest)
+    return (*nat, *routes, *rest)
 
 
 def _leads_elsewhere(work: "_Work") -> bool:
@@ -259,6 +265,17 @@ def _finish_nat(work: _Work) -> list[str]:
     if work.known.held != held:
         update(work.config, lambda s: s._replace(held=held))
     return lines
+
+
+def _begin_layout(work: _Work) -> list[str]:
+    """Unless it is begun: then what it changes was said."""
+    if work.laying or _makes_links(work.config):
+        return []
+    work.laying = _lay_links(work.config, work.known, work.failed)
+    if work.laying is None:
+        return []
+    work.problems += work.laying.problems
+    return work.laying.words
 
 
 def _reconcile_routes(work: _Work) -> list[str]:

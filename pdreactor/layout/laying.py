@@ -120,7 +120,7 @@ def _addresses(observed: Observed, layout: Layout, traces: Traces, usable: set[s
     has an address once, of whatever length."""
     placed = set(traces.placed)
     there = {(one.interface, one.address): one for one, *_ in observed.addresses}
-    ours = {where for (one, number, _), where in zip(observed.addresses, there, strict=True)
+    ours = {(one.interface, one.address) for one, number, _ in observed.addresses
             if number == protocol or _key(one) in placed}
     wanted = {(one.interface, one.address): one for one in layout.addresses
               if one.interface in usable}
@@ -209,11 +209,17 @@ def before(traces: Traces, change: Change) -> Traces:
         sysctls=tuple({**known, **values}.items()))
 
 
-def after(traces: Traces, layout: Layout, *, manage: bool) -> Traces:
-    """What to remember once it is made."""
+def after(traces: Traces, layout: Layout, observed: Observed, *, manage: bool,
+          failed: bool) -> Traces:
+    """What to remember once it is made; where something ``failed``, what was there before as
+    well."""
     wanted = {_key(one) for one in layout.addresses}
     entries = {(one.interface, str(one.address)) for one in layout.neighbours}
     kept = dict(layout.sysctls) if manage else {}
+    if failed:
+        wanted |= {_key(one) for one, *_ in observed.addresses}
+        entries |= {(one.interface, str(one.address)) for one in observed.neighbours}
+        kept |= dict(traces.sysctls)
     return traces._replace(
         placed=tuple(key for key in traces.placed if key in wanted),
         proxied=tuple(key for key in traces.proxied if key in entries),
@@ -305,7 +311,8 @@ def _link(one: Link) -> str:
 
 
 def _address(one: Address) -> str:
-    return f"address {one.address}/{one.length} on {one.interface}"
+    over = " (deprecated)" if one.preferred_until == 0 else ""
+    return f"address {one.address}/{one.length} on {one.interface}{over}"
 
 
 def _neighbour(one: Neighbour) -> str:

@@ -145,9 +145,11 @@ class Laying:
         """Last; what is not there any more is forgotten."""
         laying.lay_rest(rtnl, self.change, self.failed)
         _attempt(self._ndppd, self.failed)
+        after = laying.after(self.traces, self.layout, self._observed, manage=self._manage,
+                             failed=bool(self.failed))
         if not self.failed:
-            after = laying.after(self.traces, self.layout, manage=self._manage)
-            self._note(after._replace(ndppd=after.ndppd and bool(self.layout.ndppd)), update)
+            after = after._replace(ndppd=after.ndppd and bool(self.layout.ndppd))
+        self._note(after, update)
 
     def _note(self, traces: Traces, update: Update) -> None:
         self.traces = traces

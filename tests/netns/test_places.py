@@ -3,14 +3,13 @@ prefixes from the uplink's own link."""
 
 import json
 import signal
-from functools import partial
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.lab import POOLS, SERVER, Lab, Pool
+from tests.lab import POOLS, SERVER, Lab, LabError, Pool
 from tests.lab.installed import install
 from tests.lab.servers import DHCPCD_CONF
 
@@ -76,9 +75,14 @@ def quiet(router: Router) -> bool:
 
 
 def host(router: Router, machine: str, address: str) -> str:
-    """Give a host an address by hand; returns it without its length. Its router is who it has."""
+    """Give a host an address by hand; returns it without its length."""
     router.lab.run(machine, ["ip", "-6", "addr", "add", address, "dev", "eth0", "nodad"])
     return address.partition("/")[0]
+
+
+def answers(lab: Lab, target: str) -> None:
+    """It is reached from outside; on a busy machine its neighbours may take a moment to find it."""
+    lab.wait(lambda: reaches(lab, "isp", target), 5, f"{target} to answer")
 
 
 @pytest.fixture
@@ -112,13 +116,13 @@ def test_addresses_follow_the_lease(lab: Lab, router: Router) -> None:
     assert list(addresses(router, "lan1")) == [f"{derived}/64"]
     place = addresses(router)["2001:db8:4000:1::1/64"]
     assert 3000 < place["preferred_life_time"] <= 3600 < place["valid_life_time"] <= 7200
-    assert reaches(lab, "isp", host(router, "a", "2001:db8:4000:1::2/64"))
-    assert reaches(lab, "isp", host(router, "b", "2001:db8:4000:2::2/64"))
+    answers(lab, host(router, "a", "2001:db8:4000:1::2/64"))
+    answers(lab, host(router, "b", "2001:db8:4000:2::2/64"))
     lab.renumber(POOLS[1])
     lab.dhcpcd_renew()
     lab.wait(lambda: list(addresses(router)) == ["2001:db8:8000:1::1/64"], 15, "the new address")
     lab.wait(lambda: quiet(router), 5, "the rest")
-    assert reaches(lab, "isp", host(router, "a", "2001:db8:8000:1::2/64"))
+    answers(lab, host(router, "a", "2001:db8:8000:1::2/64"))
     assert "Destination unreachable" in ping(lab, "isp", "2001:db8:8000:3::2")
 
 
@@ -134,7 +138,7 @@ def test_an_old_address_is_deprecated_and_goes_at_its_end(lab: Lab, router: Rout
     assert found["2001:db8:4000:1::1/64"].deprecated
     assert 500 < found["2001:db8:4000:1::1/64"]["valid_life_time"] <= 1000
     assert not found["2001:db8:8000:1::1/64"].deprecated
-    assert reaches(lab, "isp", inside)  # what came before it ended
+    answers(lab, inside)  # what came before goes on
     assert quiet(router)
     ending = dict(zip(("", "_length", "_pltime", "_vltime"), (*OLD.split("/"), "0", "1"),
                       strict=True))
@@ -186,15 +190,8 @@ def test_a_link_that_was_down(lab: Lab, router: Router) -> None:
     assert quiet(router)
     router.run("ip", "link", "set", "lan0", "up")
     router.pd("restore")
-    lab.wait(lambda: reaches(lab, "isp", host_once(router, "2001:db8:4000:1::2/64")), 5, "the host")
+    answers(lab, host(router, "a", "2001:db8:4000:1::2/64"))
     assert router.status()["problems"] == []
-
-
-def host_once(router: Router, address: str) -> str:
-    """The same as ``host``, if it has it not."""
-    if address not in addresses(router, "eth0", "a"):
-        host(router, "a", address)
-    return address.partition("/")[0]
 
 
 # ---- whose it is -------------------------------------------------------------------------------
@@ -369,7 +366,8 @@ def test_a_split_64(lab: Lab, router: Router) -> None:
     assert "address 2001:db8:4000:0:2000::1/67 on lan0, in place, valid for 16 min" in said
     one = host(router, "a", "2001:db8:4000:0:2000::2/67")
     other = host(router, "b", "2001:db8:4000:0:e000::2/67")
-    assert reaches(lab, "isp", one) and reaches(lab, "isp", other)
+    answers(lab, one)
+    answers(lab, other)
     assert ping(lab, "a", other, "-I", one) == f"answered by {other}"
     count = "table inet loop { chain c { type filter hook prerouting priority 0; " \
             "iifname wan ip6 daddr 2001:db8:4000::/64 counter; }; }"
@@ -399,9 +397,9 @@ def test_a_router_downstream(lab: Lab, router: Router) -> None:
         router.set(prefix)
         inside = prefix.replace("::/56", ":c5::1")
         lab.run("a", ["ip", "-6", "addr", "add", f"{inside}/128", "dev", "lo", "nodad"])
-        assert reaches(lab, "isp", inside)
+        answers(lab, inside)
         assert "Destination unreachable" in ping(lab, "isp", prefix.replace("::/56", ":d0::1"))
-    assert reaches(lab, "isp", "2001:db8:4000:c5::1")  # until its lifetime ends
+    answers(lab, "2001:db8:4000:c5::1")  # until its lifetime ends
 
 
 # ---- interfaces that come and go ---------------------------------------------------------------
@@ -523,7 +521,7 @@ def test_seed_003_xen_links(lab: Lab) -> None:
         lab.run("b", ["ip", "-6", "addr", "add", f"{own}/64", "dev", "xen0", "nodad"])
         lab.run("b", ["ip", "-6", "route", "replace", "default", "via",
                       own.replace(":2::2", ":2::1"), "dev", "xen0"])
-        lab.wait(lambda: reaches(lab, "isp", own), 5, f"{own} from outside")
+        answers(lab, own)
         assert ping(lab, "b", SERVER, "-I", own) == f"answered by {SERVER}"
 
     router.set("2001:db8:4000::/56")
@@ -587,9 +585,9 @@ interface = "lan0"
         own = native.replace("::/64", "::11")
         assert f"{own}/128" in addresses(router, "eth0")
         inside = host(router, "a", native.replace("/64", "a:b:c:d/64").replace("::a", ":a"))
-        far = host(router, "b", native.replace("::/64", ":0:1:0:31/112"))
-        for target in (own, inside, far):
-            lab.wait(partial(reaches, lab, "isp", target), 10, f"an answer of {target}")
+        other = host(router, "b", native.replace("::/64", ":0:1:0:31/112"))
+        for target in (own, inside, other):
+            answers(lab, target)
         assert quiet(router)
     router.pd("flush", "--forget")
     assert not [one for one in addresses(router, "eth0") if one.endswith("/128")]
@@ -626,12 +624,16 @@ def test_dhcpcd_reads_the_advertisements(lab: Lab, router: Router) -> None:
     lab.wait(lambda: router.run("sysctl", "-n", "net.ipv6.conf.eth0.accept_ra") == "0\n", 10,
              "dhcpcd to take over")
 
-    def told(native: str) -> bool:
-        lab.advertise(f"{native},3600,7200")
-        return native.replace("::/64", "::11/128") in addresses(router, "eth0")
-
     for native in (NATIVE, NEXT):
-        lab.wait(lambda native=native: told(native), 10, native)
+        own = native.replace("::/64", "::11/128")
+        for _ in range(5):  # it may not listen yet, and waits for its hook for each that it hears
+            lab.advertise(f"{native},3600,7200")
+            try:
+                lab.wait(lambda own=own: own in addresses(router, "eth0"), 4, own)
+                break
+            except LabError:
+                continue
+        assert own in addresses(router, "eth0")
 
 
 def test_hosts_are_translated_to_an_on_link_64(lab: Lab, router: Router) -> None:
@@ -654,7 +656,7 @@ hosts = ["::2"]
     echo = Echo(lab, "isp", SERVER)
     assert ask(lab, "a", "tcp", SERVER) == "same"
     assert echo.sources() == {"2001:db8:4000:9::2"}
-    assert reaches(lab, "isp", "2001:db8:4000:9::2")
+    answers(lab, "2001:db8:4000:9::2")
     assert unanswered(lab, "isp", "2001:db8:4000:9::3")
 
 

@@ -267,7 +267,7 @@ def stop(*_):
     import os
     os._exit(0)
 
-reconciler._reconcile_routes = stop
+reconciler._begin_layout = stop
 hook(sys.argv[1])
 """
 
@@ -281,13 +281,24 @@ NOT_BEFORE_THE_RULES = {
     "pdreactor.report", "pdreactor.cli", "pdreactor.kernel.ct", "pdreactor.kernel.rtnl",
     "pdreactor.kernel.process",
     "pdreactor.kernel.ip6tables", "pdreactor.kernel.libiptc", "pdreactor.nat.iptables",
-    "pdreactor.doctor", "pdreactor.kernel.probe",
+    "pdreactor.doctor", "pdreactor.kernel.probe", "pdreactor.layout.steps",
 }
 
 
 @needs_root
-def test_on_the_way_to_the_rules_nothing_heavy_is_loaded(tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", ["", """
+[[assign]]
+uplink = "wan"
+interface = "lan0"
+subnet = 1
+prefix_length = 128
+
+[sysctl]
+"""], ids=["", "layout"])
+def test_on_the_way_to_the_rules_nothing_heavy_is_loaded(tmp_path: Path, layout: str) -> None:
+    """Addresses of a layout come after them."""
     with network(tmp_path, "wan0") as box:
+        box.configure(box.config.read_text().partition("\n")[2] + layout)
         environ = block("BOUND6", f"PDREACTOR_CONFIG={box.config}", prefix="2001:db8:4000::/58")
         box.environ.write_bytes(environ)
         bare = box.run(sys.executable, "-c", "import sys; print(sorted(sys.modules))")

@@ -484,6 +484,20 @@ def test_a_duplicate_is_said() -> None:
     assert not found and "another node on the link" in found.problems[0].message
 
 
+def test_what_is_remembered_after_a_pass() -> None:
+    """What went is forgotten, unless something failed: then what was there may be there still."""
+    old = A1._replace(address=IPv6Address("2001:db8:8000:1::1"))
+    gone = ("lan0", "2001:db8:c000:1::1/64")
+    there = observed(SeenAddress(old, OURS))
+    wanted = Layout(addresses=(A1,), slices=(("wan vif* 0/64", "vif1", 0),))
+    known = laying.before(Traces(placed=(("lan0", "2001:db8:8000:1::1/64"), gone)),
+                          change(there, wanted))
+    keys = {failed: [address for _, address in laying.after(
+        known, wanted, there, manage=True, failed=failed).placed] for failed in (False, True)}
+    assert keys[False] == ["2001:db8:4000:1::1/64"]
+    assert keys[True] == ["2001:db8:8000:1::1/64", "2001:db8:4000:1::1/64"]
+
+
 def test_words_count_many() -> None:
     many = tuple(A1._replace(address=IPv6Address(n)) for n in range(1, 1001))
     lines = laying.words(change(observed(), Layout(addresses=many)))
