@@ -24,6 +24,7 @@ from .pd import (
     Echo,
     Router,
     ask,
+    config,
     dhcp,
     ping,
     python,
@@ -691,6 +692,20 @@ def test_settings_are_made_and_taken_back(lab: Lab, router: Router) -> None:
     router.run("sysctl", "-qw", "net.ipv6.conf.eth0.accept_ra=0")  # by somebody else
     router.pd("flush")
     assert settings(router) == ["0", "0", "0", "80"]
+
+
+def test_settings_are_nobodys_once_the_layout_has_gone(lab: Lab, router: Router) -> None:
+    """With [sysctl] they are as before then; without it nobody asked for any."""
+    for sysctl in ("[sysctl]\n", ""):
+        lab.sysctl("router", "net/ipv6/conf/all/forwarding", "0")
+        router.configure(LANS + sysctl)
+        router.set(OLD)
+        assert settings(router)[0] == ("1" if sysctl else "0")
+        router.configure(config())
+        router.pd("restore")
+        assert settings(router)[0] == "0"
+        assert "layout" not in json.loads(Path(lab.path("router", STATE)).read_text())
+        assert quiet(router)
 
 
 def advertised_default(router: Router) -> bool:
