@@ -3,6 +3,7 @@ prefixes from the uplink's own link."""
 
 import json
 import signal
+import sys
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any
@@ -655,6 +656,38 @@ hosts = ["::2"]
     assert echo.sources() == {"2001:db8:4000:9::2"}
     assert reaches(lab, "isp", "2001:db8:4000:9::2")
     assert unanswered(lab, "isp", "2001:db8:4000:9::3")
+
+
+# ---- bad days ------------------------------------------------------------------------------------
+
+BUSY = """
+from pdreactor import cli, errors
+from pdreactor.layout import laying
+
+def observe(rtnl):
+    raise errors.KernelBusy("cannot read the addresses: they change meanwhile")
+
+laying.observe = observe
+raise SystemExit(cli.main(["restore"]))
+"""
+
+
+def test_what_cannot_be_looked_at_stays(lab: Lab, router: Router) -> None:
+    """A kernel that is too busy to tell what it has is no reason to take routes from the LANs."""
+    router.set(OLD)
+    before = everything(router)
+    done = lab.run("router", [sys.executable, "-c", BUSY], check=False, env=ENVIRONMENT)
+    assert done.returncode == 75, done.stderr
+    assert everything(router) == before
+
+
+def test_a_configuration_of_ndppd_that_cannot_be_read_is_somebody_elses(router: Router) -> None:
+    router.run("mkdir", "/etc/ndppd.conf")
+    router.set(OLD)
+    assert quiet(router)
+    router.configure(LANS + '[[proxy]]\nuplink = "wan"\nmethod = "ndppd"\n')
+    assert "is there and not pdreactor's" in router.pd("set", "wan", NEW, code=70).stderr
+    assert "2001:db8:8000:1::1/64" in addresses(router)
 
 
 # ---- settings ----------------------------------------------------------------------------------
