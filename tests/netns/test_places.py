@@ -658,6 +658,20 @@ hosts = ["::2"]
     assert unanswered(lab, "isp", "2001:db8:4000:9::3")
 
 
+@pytest.mark.parametrize("name", ["la\\001", "la\\377"], ids=["control", "octet"])
+def test_interfaces_without_a_name_that_can_be_written_are_left_alone(
+    router: Router, name: str
+) -> None:
+    """A pattern matches them, and the state file has no room for them."""
+    router.configure(LANS.replace('"lan0"', '"la*"').replace('"lan1"', '"eth0"'))
+    add = f"ip link add name $(printf '{name}') type veth peer name other"
+    router.run("sh", "-c", add)
+    router.set(OLD)
+    assert router.status()["errors"] == []
+    assert {one["interface"] for one in router.status()["layout"]["slices"]} == {"lan0", "lan1"}
+    assert quiet(router)
+
+
 # ---- bad days ------------------------------------------------------------------------------------
 
 BUSY = """
