@@ -22,7 +22,7 @@ from .errors import (
     Refused,
     UsageError,
 )
-from .model import DELEGATED, Config, Delegation, Down, Event, Uplink
+from .model import Config, Delegation, Down, Event, Uplink
 from .prefix import acceptable, parse_address, parse_decimal, parse_prefix, shown
 
 EPILOG = "Exit codes are those of sysexits.h; see pdreactor(8)."
@@ -251,9 +251,6 @@ def _of_this_machine(config: Config) -> tuple[str, ...]:
 def _set(options: argparse.Namespace) -> int:
     config = _config(options)
     uplink = _uplink(config, options.uplink)
-    if uplink.source != DELEGATED:
-        raise UsageError(f"uplink {uplink.name} has source {uplink.source} in {config.path}: what "
-                         f"that shows is what counts")
     network = parse_prefix(options.prefix)
     acceptable(network, min_length=uplink.min_length, max_length=uplink.max_length)
     valid = _seconds(options.valid, "--valid")
@@ -345,6 +342,9 @@ def _uplink(config: Config, name: str) -> Uplink:
     if uplink.prefix is not None:
         raise UsageError(f"uplink {name} has the static prefix {uplink.prefix}: change it in "
                          f"{config.path}")
+    if not uplink.learns:
+        raise UsageError(f"uplink {name} has source {uplink.source} in {config.path}: what that "
+                         f"shows is what counts")
     return uplink
 
 

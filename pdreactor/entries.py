@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from . import document, events, log, state, transition
 from .errors import Refused, StateError
 from .kernel.link import on_link
-from .model import DELEGATED, ONLINK, SIXRD, Config, Down, Event, State, Uplink
+from .model import ONLINK, SIXRD, Config, Down, Event, State, Uplink
 from .reasons import IPV4, LINK, ROUTER, kind_of, leased
 from .reconciler import guard_at_least, reconcile, update
 
@@ -51,7 +51,7 @@ def heard(config: Config, variables: events.Variables, commands: "on_change.Run 
             one.table is None and one.source != ONLINK for one in uplinks):
         return
     for uplink in uplinks:
-        if uplink.prefix is None and uplink.source == DELEGATED:
+        if uplink.learns:
             try:
                 parse = partial(events.event_for, variables, uplink)
                 refused = _learn(config, uplink, reason, parse, held) or refused

@@ -53,7 +53,7 @@ def document(state: State, config: Config, name: str, now: int) -> dict[str, Any
         "at": now,
         "uplinks": {uplink.name: _uplink_out(state.uplinks[uplink.name], now)
                     for uplink in config.uplinks
-                    if uplink.prefix is None and uplink.name in state.uplinks},
+                    if uplink.learns and uplink.name in state.uplinks},
     }
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from .errors import Refused
 from .handover import Export
-from .model import Config, Lineage, State, UplinkState
+from .model import Config, Lineage, State, Uplink, UplinkState
 from .prefix import acceptable, shown
 from .transition import after_import
 
@@ -77,17 +77,21 @@ def _notes(export: Export, config: Config, now: int) -> tuple[str, ...]:
     known = {uplink.name: uplink for uplink in config.uplinks}
     notes = [f"uplink {shown(name)} of node {_who(export)} is not in {config.path} here: left out"
              for name in export.uplinks if name not in known]
-    notes += [f"uplink {name} has a static prefix in {config.path} here: what node {_who(export)} "
-              f"learned is left out"
-              for name in export.uplinks if name in known and known[name].prefix is not None]
+    notes += [f"uplink {name} has {_source(known[name])} in {config.path} here: what node "
+              f"{_who(export)} learned is left out"
+              for name in export.uplinks if name in known and not known[name].learns]
     if abs(now - export.at) > CLOCKS:
         notes.append(f"by the clocks of node {_who(export)} and of this one, what it says is "
                      f"{now - export.at} s old; its lifetimes are counted from now all the same")
     return tuple(notes)
 
 
+def _source(uplink: Uplink) -> str:
+    return "a static prefix" if uplink.prefix is not None else f"source {uplink.source}"
+
+
 def _told(export: Export, config: Config) -> dict[str, UplinkState]:
-    learning = {uplink.name for uplink in config.uplinks if uplink.prefix is None}
+    learning = {uplink.name for uplink in config.uplinks if uplink.learns}
     return {name: uplink for name, uplink in export.uplinks.items() if name in learning}
 
 
@@ -116,7 +120,7 @@ def _missed(state: State, export: Export, config: Config, now: int) -> bool:
     mine = state.lineage
     if mine.generation <= max(mine.settled, export.heard.get(mine.node, 0)):
         return False
-    return any(_live(state, uplink.name, now) for uplink in config.uplinks if uplink.prefix is None)
+    return any(_live(state, uplink.name, now) for uplink in config.uplinks if uplink.learns)
 
 
 def _live(state: State, uplink: str, now: int) -> set[IPv6Network]:
@@ -129,7 +133,7 @@ def _only_here(state: State, told: dict[str, UplinkState], config: Config, now: 
     found = []
     for uplink in config.uplinks:
         known = told.get(uplink.name, UplinkState(0)).prefixes
-        if uplink.prefix is None:
+        if uplink.learns:
             others = _live(state, uplink.name, now) - {p.network for p in known}
             found += [f"{network} on uplink {uplink.name}" for network in sorted(others)]
     return ", ".join(found)

@@ -70,6 +70,11 @@ class Uplink(NamedTuple):
     gateway: IPv6Address | str = AUTO  # of that table's default route; or AUTO, or DIRECT
     source: str = DELEGATED
 
+    @property
+    def learns(self) -> bool:
+        """True where events tell the prefix: neither the configuration nor the kernel shows it."""
+        return self.prefix is None and self.source == DELEGATED
+
 
 class Translation(NamedTuple):
     """One ``[[translation]]``; ``uplinks`` is in order of preference."""

@@ -104,6 +104,11 @@ def reconcile(config: Config, reason: str, unsaved: state.Unsaved | None = None,
     return Outcome(tuple(changes), work.problems)
 
 
+def _has_layout(config: Config, known: State) -> bool:
+    """True where there is one, or what a former one has left."""
+    return config.plans is not None or known.traces is not None
+
+
 def _makes_links(config: Config) -> bool:
     """Links are there before anything looks at them; all else of the layout has time."""
     return config.plans is not None and bool(
@@ -112,7 +117,7 @@ def _makes_links(config: Config) -> bool:
 
 def _lay_links(config: Config, known: State, errors: list[PdreactorError]) -> "Laying | None":
     """The layout's part in this pass is begun: what it will change is known."""
-    if config.plans is None and known.traces is None:
+    if not _has_layout(config, known):
         return None
     from .layout.steps import Laying
 
@@ -293,7 +298,7 @@ def _reconcile_routes(work: _Work) -> list[str]:
         if refused:
             wanted = ways({route.table for route in refused})
             wanted = wanted._replace(routes=tuple(set(wanted.routes) - refused))
-        routes = wanted.routes + (work.laying.layout.routes if work.laying else ())
+        routes = wanted.routes + _routes_of_layout(work, observed)
         reconcile = partial(routing.reconcile, rtnl, failed=work.failed)
         lines = reconcile(observed, routes, wanted.rules, protocol)
         if work.known.numbers[:1] not in ((), (protocol,)):  # the configuration had another one
@@ -314,6 +319,19 @@ def _reconcile_routes(work: _Work) -> list[str]:
             work.known = exc.known
             raise
     return lines
+
+
+def _routes_of_layout(work: _Work, observed: Any) -> tuple[Any, ...]:
+    """Those of a layout that could not be looked at stay: in table main all that lead anywhere."""
+    if work.laying:
+        return work.laying.layout.routes
+    if not _has_layout(work.config, work.known):
+        return ()
+    from .ways import MAIN_TABLE
+
+    return tuple(one.route for one in observed.routes
+                 if one.protocol == work.config.protocol and one.route.table == MAIN_TABLE
+                 and one.route.type == "unicast")
 
 
 def steer(config: Config, known: State, links: dict[str, bool], wanted: Desired, observed: Any,

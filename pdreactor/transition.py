@@ -59,7 +59,7 @@ def after_event(state: State, event: Event, uplink: Uplink, config: Config, now:
     _refuse_on_link(event, tuple(on_link))
     prefixes = _prefixes_after(before, event, _blocked(state, before), config, now)
     after = before._replace(prefixes=prefixes, refusal=None)
-    if event.reason != STATIC and prefixes != before.prefixes:
+    if uplink.learns and prefixes != before.prefixes:
         learned = state.lineage._replace(generation=state.lineage.generation + 1)
         state = state._replace(lineage=learned)
     return _replace(state, uplink.name, after, event, now)

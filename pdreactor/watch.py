@@ -59,6 +59,7 @@ class Watch:
         self._budget, self._counted = float(BURST), time.monotonic()
         self._failures, self._retry = 0, 0.0
         self._said: tuple[str, ...] = ()
+        self._untold: tuple[str, ...] = ()  # what ``after`` failed with, which is no pass's
         self._next = self._look = self._passed = 0.0
         self._stopping = False
 
@@ -174,16 +175,20 @@ class Watch:
         except Exception as exc:
             bug = "" if isinstance(exc, PdreactorError) else f" ({type(exc).__name__}: a bug)"
             line = f"{exc}{bug}"
-            if line not in self._said:
+            if line not in (self._said if again else self._untold):
                 log.error(line)
                 systemd.notify(f"STATUS={line}"[:1000])
-            self._said = (line,)
-            if again:
+            if not again:
+                self._untold = (line,)
+            else:
+                self._said = (line,)
                 self._failures += 1
                 self._retry = time.monotonic() + min(LONGEST_RETRY, 2.0 ** (self._failures - 1))
             return
         if again:
             self._failures, self._retry = 0, 0.0
+        else:
+            self._untold = ()
 
     def _wait(self) -> float:
         """Seconds until time alone asks for a pass."""

@@ -28,7 +28,7 @@ def learning(facts: Facts) -> Iterator[tuple[Uplink, list[Option]]]:
     if facts.options is None:
         return
     for uplink in facts.config.uplinks:
-        if uplink.prefix is None and facts.told.get(uplink.name) != "set":
+        if uplink.learns and facts.told.get(uplink.name) != "set":
             yield uplink, conf.concerning(facts.options, uplink.interface)
 
 

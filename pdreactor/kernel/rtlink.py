@@ -36,10 +36,13 @@ NOPREFIXROUTE = 0x200
 
 
 def links(rtnl: Rtnl) -> dict[str, SeenLink]:
-    """All links, by name."""
+    """All links, by name; but those whose name is no line of text: the kernel takes nearly all
+    octets, and no pattern is to match what can be written down nowhere."""
     found = {}
     for message in rtnl.connection.dump(lambda ip: ip.get_links(), "read the links"):
         name = message.get_attr("IFLA_IFNAME")
+        if not isinstance(name, str) or not name.isprintable():
+            continue
         found[name] = SeenLink(_link(name, message), message.get_attr("IFLA_IFALIAS") == ALIAS,
                                bool(message["flags"] & IFF_UP),
                                _mac(message), _is_port(message))

@@ -250,6 +250,8 @@ def _ndppd(plans: Plans, config: Config, state: State, seen: Seen,
 
 def _sysctls(config: Config, plans: Plans, seen: Seen) -> Iterator[tuple[str, str]]:
     """What all of it needs (Documentation/networking/ip-sysctl.rst), below net.ipv6."""
+    if config.plans is None:
+        return  # there was a layout, and only its traces are left
     for uplink in config.uplinks:
         interface = uplink.interface
         if uplink.source in (DELEGATED, ONLINK) and seen.accept_ra.get(interface) in ("1", "2"):

@@ -60,6 +60,8 @@ STRANGER = (f"{PATH} is there and not pdreactor's: move it away, and pdreactor w
 def plan(blocks: Blocks, ours: bool) -> Change:
     """What it takes to get to these blocks; without any the file goes if it is ``ours``, by what
     the state remembers and by its first line."""
+    if not (blocks or ours):
+        return Change()
     content = _content()
     marked = content is not None and content.startswith(MARK)
     if not blocks:
@@ -86,13 +88,14 @@ def _number(interface: str) -> int:
 
 
 def _content() -> str | None:
+    """None without a file; nothing of one that cannot be read, so it is not ours."""
     try:
         with open(PATH, encoding="utf-8", errors="replace") as file:
             return file.read(1 << 20)
     except FileNotFoundError:
         return None
-    except OSError as exc:
-        raise KernelError(f"cannot read {PATH}: {exc.strerror}") from exc
+    except OSError:
+        return ""
 
 
 def apply(change: Change) -> None:

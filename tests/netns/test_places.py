@@ -3,6 +3,7 @@ prefixes from the uplink's own link."""
 
 import json
 import signal
+import sys
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from .pd import (
     Echo,
     Router,
     ask,
+    config,
     dhcp,
     ping,
     python,
@@ -660,6 +662,52 @@ hosts = ["::2"]
     assert unanswered(lab, "isp", "2001:db8:4000:9::3")
 
 
+@pytest.mark.parametrize("name", ["la\\001", "la\\377"], ids=["control", "octet"])
+def test_interfaces_without_a_name_that_can_be_written_are_left_alone(
+    router: Router, name: str
+) -> None:
+    """A pattern matches them, and the state file has no room for them."""
+    router.configure(LANS.replace('"lan0"', '"la*"').replace('"lan1"', '"eth0"'))
+    add = f"ip link add name $(printf '{name}') type veth peer name other"
+    router.run("sh", "-c", add)
+    router.set(OLD)
+    assert router.status()["errors"] == []
+    assert {one["interface"] for one in router.status()["layout"]["slices"]} == {"lan0", "lan1"}
+    assert quiet(router)
+
+
+# ---- bad days ------------------------------------------------------------------------------------
+
+BUSY = """
+from pdreactor import cli, errors
+from pdreactor.layout import laying
+
+def observe(rtnl):
+    raise errors.KernelBusy("cannot read the addresses: they change meanwhile")
+
+laying.observe = observe
+raise SystemExit(cli.main(["restore"]))
+"""
+
+
+def test_what_cannot_be_looked_at_stays(lab: Lab, router: Router) -> None:
+    """A kernel that is too busy to tell what it has is no reason to take routes from the LANs."""
+    router.set(OLD)
+    before = everything(router)
+    done = lab.run("router", [sys.executable, "-c", BUSY], check=False, env=ENVIRONMENT)
+    assert done.returncode == 75, done.stderr
+    assert everything(router) == before
+
+
+def test_a_configuration_of_ndppd_that_cannot_be_read_is_somebody_elses(router: Router) -> None:
+    router.run("mkdir", "/etc/ndppd.conf")
+    router.set(OLD)
+    assert quiet(router)
+    router.configure(LANS + '[[proxy]]\nuplink = "wan"\nmethod = "ndppd"\n')
+    assert "is there and not pdreactor's" in router.pd("set", "wan", NEW, code=70).stderr
+    assert "2001:db8:8000:1::1/64" in addresses(router)
+
+
 # ---- settings ----------------------------------------------------------------------------------
 
 SETTINGS = ("conf/all/forwarding", "conf/eth0/accept_ra", "conf/eth0/proxy_ndp",
@@ -695,6 +743,20 @@ def test_settings_are_made_and_taken_back(lab: Lab, router: Router) -> None:
     router.run("sysctl", "-qw", "net.ipv6.conf.eth0.accept_ra=0")  # by somebody else
     router.pd("flush")
     assert settings(router) == ["0", "0", "0", "80"]
+
+
+def test_settings_are_nobodys_once_the_layout_has_gone(lab: Lab, router: Router) -> None:
+    """With [sysctl] they are as before then; without it nobody asked for any."""
+    for sysctl in ("[sysctl]\n", ""):
+        lab.sysctl("router", "net/ipv6/conf/all/forwarding", "0")
+        router.configure(LANS + sysctl)
+        router.set(OLD)
+        assert settings(router)[0] == ("1" if sysctl else "0")
+        router.configure(config())
+        router.pd("restore")
+        assert settings(router)[0] == "0"
+        assert "layout" not in json.loads(Path(lab.path("router", STATE)).read_text())
+        assert quiet(router)
 
 
 def advertised_default(router: Router) -> bool:

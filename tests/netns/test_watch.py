@@ -315,6 +315,16 @@ def test_metrics_say_what_happened(router: Router, tmp_path: Path) -> None:
         assert f"\npdreactor_{name}" in shown
 
 
+def test_metrics_that_cannot_be_written_are_named_once(router: Router, tmp_path: Path) -> None:
+    router.set(OLD)
+    watcher = Watcher(router, tmp_path, "--metrics", "/nowhere/pdreactor.prom")
+    for _ in range(2):
+        watcher.reload()
+    said = watcher.process.output()
+    assert said.count("cannot write /nowhere/pdreactor.prom") == 1
+    assert "nothing is wrong any more" not in said
+
+
 def test_what_the_guard_stopped_and_what_was_removed_are_counted(router: Router) -> None:
     router.set(OLD)
     Echo(router.lab, "isp", SERVER)

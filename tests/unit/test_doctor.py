@@ -206,6 +206,8 @@ QUIET = {
                                         nft=(0, 9, 0)),
     "no dhcpcd at all": dict(options=None, hooks=(), units=(), dhcpcd=()),
     "another client": dict(conf="", hooks=(), told={"wan": "set"}),
+    "a prefix that no client brings": dict(
+        conf="", hooks=(), config=config(uplinks=(WAN._replace(source="6to4"),))),
     "a fixed prefix": dict(conf="", hooks=(), config=config(uplinks=(
         WAN._replace(prefix=IPv6Network("2001:db8:4000::/58")),))),
     "nothing known of modules": dict(config=IPTABLES, modules=frozenset()),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pdreactor import handover, lineage, state, transition
 from pdreactor.errors import Refused
-from pdreactor.model import Config, Down, Event, State
+from pdreactor.model import SIXTOFOUR, Config, Down, Event, State
 
 from .values import (
     CONFIG,
@@ -329,6 +329,23 @@ def test_static_prefixes_are_configuration(a: Node) -> None:
     b.take(c.export())
     assert current(b.state) == {str(P3)}
     assert "has a static prefix" in b.notes[0]
+
+
+def test_what_the_kernel_shows_is_each_nodes_own() -> None:
+    """Two nodes with 6to4 tunnels have two prefixes, and neither has learned them of anybody."""
+    tunnels = config(uplinks=(WAN._replace(source=SIXTOFOUR),))
+    a, b = Node("a", config=tunnels), Node("b", config=tunnels)
+    for node, network in (a, P1), (b, P2):
+        event = reply(*told(network))
+        node.state = after(event, uplink=tunnels.uplinks[0], config=tunnels, state=node.state)
+    assert json.loads(a.export())["uplinks"] == {}
+    b.take(a.export())
+    assert current(b.state) == {str(P2)}
+    c = Node("c")
+    c.learns(P3)
+    b.take(c.export())
+    assert current(b.state) == {str(P2)}
+    assert "uplink wan has source 6to4 in" in b.notes[0]
 
 
 # ---- hostile documents -------------------------------------------------------------------------
