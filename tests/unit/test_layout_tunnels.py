@@ -21,7 +21,8 @@ from pdreactor.layout.model import (
     Traces,
     Tunnel,
 )
-from pdreactor.model import SIXRD, SIXTOFOUR, Route
+from pdreactor.model import SIXRD, SIXTOFOUR
+from pdreactor.ways import Route
 
 from .values import N
 
