@@ -36,9 +36,11 @@ PYTEST_ARGS =
 # Test files that run at the same time; each test has namespaces of its own. JOBS=0 is one by one.
 JOBS        = 2
 PYTEST      = -m pytest -n $(JOBS) --dist loadfile
-# What is repeated with the newest pyroute2, structlog, tenacity and python-iptables; other backends
-# and modes than the default hardly use them. NEWEST= leaves it out.
-NEWEST      = tests/unit tests/netns -m "not variants"
+# What is repeated with the newest pyroute2, structlog, tenacity and python-iptables: what talks to the
+# kernel by them, in the default backend and mode. NEWEST= leaves it out.
+NEWEST_FILES = bad_days conntrack crash dhcpcd doctor examples places prefixes proxy \
+	state_and_restore uplinks uplinks_fixed watch
+NEWEST       = tests/unit $(NEWEST_FILES:%=tests/netns/test_%.py) -m "not variants"
 
 help:
 	@echo 'make install     install below $(PREFIX) (PREFIX=, DESTDIR=, SYSCONFDIR=, DHCPCD_HOOKS=)'

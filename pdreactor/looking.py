@@ -44,11 +44,13 @@ def look(config: Config) -> View:
     pending += laying.words if laying else []
     if known.doomed:
         pending.append(f"remove the conntrack entries of {len(known.doomed)} dead generation(s)")
-    problems = wanted.problems + (laying.problems if laying else ()) + tuple(_unanswered(config))
+    lacking = (*(laying.problems if laying else ()), *_unanswered(config))
+    problems = wanted.problems + lacking
     wanted = wanted._replace(problems=problems + further_problems(steered, problems))
     said = (*firewall.notes, *notes(config), *(laying.notes if laying else ()))
     return View(known, wanted, translated, reachable, tuple(pending), damage, said, steered,
-                _counters(config, wanted), laying.document(int(time.time())) if laying else {})
+                _counters(config, wanted), laying.document(int(time.time())) if laying else {},
+                bool(lacking))
 
 
 def _unanswered(config: Config) -> Iterator[Problem]:

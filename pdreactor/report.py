@@ -34,6 +34,7 @@ class View(NamedTuple):
     steered: Steering = Steering((), (), (), {})
     counters: Mapping[str, Any] = MappingProxyType({})  # as the document has them
     layout: Mapping[str, Any] = MappingProxyType({})  # likewise
+    lacking: bool = False  # something of the layout cannot be as it should
 
 
 def status(config: Config, view: View, now: int) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def status(config: Config, view: View, now: int) -> dict[str, Any]:
     wrong = [view.damage] if view.damage else []
     usable = all(any(u["usable"] for u in t["uplinks"]) for t in translations)
     return {
-        "ok": usable and not view.pending and not wrong,
+        "ok": usable and not view.pending and not wrong and not view.lacking,
         "uplinks": [_uplink(u, view, now) for u in config.uplinks],
         "translations": translations,
         "layout": {key: list(view.layout.get(key, ())) for key in LAYOUT},
