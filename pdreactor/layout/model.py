@@ -2,10 +2,12 @@
 the state remembers it, and as the kernel should hold it. Imported only where there is any."""
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..model import Problem
-from ..ways import Route
+
+if TYPE_CHECKING:
+    from ..ways import Route
 
 IN4, SIXTOFOUR, SIXRD = "6in4", "6to4", "6rd"
 """``mode`` of a tunnel: RFC 4213, RFC 3056, RFC 5969."""
@@ -165,7 +167,7 @@ class Layout(NamedTuple):
 
     links: tuple[Link, ...] = ()
     addresses: tuple[Address, ...] = ()
-    routes: tuple[Route, ...] = ()
+    routes: "tuple[Route, ...]" = ()
     neighbours: tuple[Neighbour, ...] = ()
     ndppd: tuple[tuple[str, tuple[IPv6Network, ...]], ...] = ()  # (interface, networks)
     sysctls: tuple[tuple[str, str], ...] = ()  # (key below net.ipv6, value)
