@@ -100,7 +100,8 @@ def _translation(row: Values) -> Translation:
 
 
 def _uplinks(tables: Any, mistakes: list[str]) -> dict[str, Values]:
-    if not isinstance(tables, dict) or not 1 <= len(tables) <= MAX_UPLINKS:
+    if (not isinstance(tables, dict) or not 1 <= len(tables) <= MAX_UPLINKS
+            or not all(isinstance(one, dict) for one in tables.values())):
         reason = f"must be 1 to {MAX_UPLINKS} tables, [uplink.NAME]"
         mistakes.append(f"uplink = {shown(tables)}: {reason}")
         return {}

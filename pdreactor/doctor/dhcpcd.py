@@ -35,7 +35,7 @@ def learning(facts: Facts) -> Iterator[tuple[Uplink, list[Option]]]:
 def asks(facts: Facts) -> Iterator[Finding]:
     """Whether dhcpcd asks for a prefix on each uplink, with the IAID that is expected."""
     for uplink, options in learning(facts):
-        yield from _allowed(uplink, options)
+        yield from _allowed(facts, uplink, options)
         yield from _switched_off(uplink, options)
         asked = [one for one in options if one.name == "ia_pd"]
         if not asked:
@@ -51,13 +51,14 @@ def asks(facts: Facts) -> Iterator[Finding]:
             yield from _asked(facts, uplink, one)
 
 
-def _allowed(uplink: Uplink, options: list[Option]) -> Iterator[Finding]:
+def _allowed(facts: Facts, uplink: Uplink, options: list[Option]) -> Iterator[Finding]:
     name = uplink.interface
     allow = [one for one in options if one.name == "allowinterfaces"]
     deny = [one for one in options if one.name == "denyinterfaces"]
     if allow and not any(_matching(name, one) for one in allow):
-        yield Finding(ERROR, f"dhcpcd leaves {name} alone: allowinterfaces does not name it",
-                      _at(allow[0]), f"add {name} to allowinterfaces")
+        yield Finding(ERROR, f"dhcpcd leaves {name} alone: allowinterfaces does not name it"
+                             f"{_absent(facts, name)}", _at(allow[0]),
+                      f"add {name} to allowinterfaces")
     for one in deny:
         if _matching(name, one):
             yield Finding(ERROR, f"dhcpcd leaves {name} alone: denyinterfaces names it", _at(one),
@@ -83,9 +84,24 @@ def _switched_off(uplink: Uplink, options: list[Option]) -> Iterator[Finding]:
 def _not_asked(facts: Facts, uplink: Uplink) -> Finding:
     lengths = [one.internal.prefixlen for one in facts.config.translations
                if uplink.name in one.uplinks]
-    line = f"ia_pd {uplink.iaid or 1}/::/{min(lengths, default=64)} {_nowhere(facts)}"
-    return Finding(ERROR, f"dhcpcd is not told to ask for a prefix on {uplink.interface}", FILE,
-                   f'below "interface {uplink.interface}" write: {line}')
+    plans = facts.config.plans
+    if plans:
+        slices = [(one.uplink, one.length, one.subnet) for one in plans.assigns]
+        slices += [(one.uplink, one.length, one.subnet) for one in plans.onward]
+        lengths += [length - subnet.bit_length() for name, length, subnet in slices
+                    if name == uplink.name]
+    length = min(lengths, default=64)
+    nowhere = "-" if facts.dhcpcd >= DASH else f"{_nowhere(facts)}/{length}"
+    name = uplink.interface
+    return Finding(ERROR, f"dhcpcd is not told to ask for a prefix on {name}"
+                          f"{_absent(facts, name)}", FILE,
+                   f'below "interface {name}" write: ia_pd {uplink.iaid or 1}/::/{length} '
+                   f'{nowhere}')
+
+
+def _absent(facts: Facts, name: str) -> str:
+    """What is to be corrected may be the name of the interface."""
+    return "" if name in facts.interfaces else ", and there is no such interface now"
 
 
 def _nowhere(facts: Facts) -> str:

@@ -34,16 +34,23 @@ def forwarding(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             ERROR, "the machine does not forward IPv6 (forwarding of single interfaces does not)",
             "net.ipv6.conf.all.forwarding = 0",
-            f"put net.ipv6.conf.all.forwarding = 1 into {SYSCTL_FILE}, then sysctl -p that file")
+            _set(facts, "all.forwarding = 1"))
+
+
+def _set(facts: Facts, setting: str) -> str:
+    if facts.config.plans and facts.config.plans.sysctl:
+        return f"pdreactor restore: [sysctl] has it set net.ipv6.conf.{setting}"
+    return f"put net.ipv6.conf.{setting} into {SYSCTL_FILE}, then sysctl -p that file"
 
 
 def interfaces(facts: Facts) -> Iterator[Finding]:
     """Interfaces of uplinks that do not exist or have no IPv6."""
-    for name in dict.fromkeys(uplink.interface for uplink in facts.config.uplinks):
+    named = {uplink.interface: uplink.name for uplink in facts.config.uplinks}
+    for name, uplink in named.items():
         if name not in facts.interfaces:
             yield Finding(WARNING, f"there is no interface {name} now", facts.config.path,
-                          "correct uplink.NAME.interface, unless the interface comes later "
-                          "(ppp, tunnels); ip link shows all names")
+                          f"correct uplink.{uplink}.interface, unless the interface comes later "
+                          f"(ppp, tunnels); ip link shows all names")
         elif facts.settings.get(f"{name}/disable_ipv6") == "1":
             yield Finding(ERROR, f"IPv6 is off on interface {name}",
                           f"net.ipv6.conf.{name}.disable_ipv6 = 1",
@@ -69,7 +76,7 @@ def advertisements(facts: Facts) -> Iterator[Finding]:
             ERROR, f"nothing gives {name} a default route: as a router the kernel ignores router "
                    f"advertisements" + (", and dhcpcd is told to" if facts.options else ""),
             f"net.ipv6.conf.{name}.accept_ra = {accepting}",
-            f"put net.ipv6.conf.{name}.accept_ra = 2 into {SYSCTL_FILE}, then sysctl -p that file")
+            _set(facts, f"{name}.accept_ra = 2"))
 
 
 def _default_by(facts: Facts, interface: str) -> bool:

@@ -65,11 +65,13 @@ def _told(uplink: Uplink, config: Config, state: State, seen: Seen,
 
 def _shown(uplink: Uplink, shown: Shown, state: State, now: int) -> Event | None:
     """What is on the link. While nothing is advertised, as after the link was down, an address that
-    somebody wrote down is no reason to give up a prefix whose lifetime is not over."""
+    somebody wrote down is no reason to give up a prefix whose lifetime is not over; one that the
+    uplink has from the source that it had before is given up."""
     found = tuple(Delegation(_network(one), None, _left(one.preferred_until, now),
                              _left(one.valid_until, now)) for one in shown.addresses)
     known = state.uplinks.get(uplink.name, UplinkState(0)).prefixes
-    last = any(one.valid_until is not None and not one.expired(now) for one in known)
+    last = any(one.reason in (ONLINK, "import") and one.valid_until is not None
+               and not one.expired(now) for one in known)
     return Event(ONLINK, uplink.interface, found) if found and (shown.told or not last) else None
 
 

@@ -20,6 +20,7 @@ from pdreactor.doctor.facts import (
     TheirRule,
 )
 from pdreactor.doctor.internal import random
+from pdreactor.layout.model import Assign, Plans
 from pdreactor.model import Config
 from pdreactor.ways import Route, Rule
 
@@ -272,7 +273,32 @@ def test_an_old_dhcpcd_takes_any_name_that_is_none() -> None:
     text = DHCPCD.replace(" -", " nosuch0/0/58")
     assert found(machine(conf=text, dhcpcd=(9, 4, 1))) == []
     assert found(machine(dhcpcd=(9, 4, 1))) == []
-    one(machine(conf="", dhcpcd=(9, 4, 1)), "dhcpcd-asks", "error", "ia_pd 1/::/58 nosuch0/0")
+    one(machine(conf="", dhcpcd=(9, 4, 1)), "dhcpcd-asks", "error", "ia_pd 1/::/58 nosuch0/0/58")
+
+
+def test_dhcpcd_has_to_ask_for_the_slices_of_the_layout() -> None:
+    plans = Plans((Assign("wan", "lan0", 1), Assign("wan", "vif*", 128)), sysctl=False)
+    layout = config(plans=plans)._replace(translations=())
+    one(machine(config=layout, conf=""), "dhcpcd-asks", "error", "ia_pd 1/::/56 -")
+
+
+@pytest.mark.parametrize("source", ["onlink", "6to4", "6rd"])
+def test_dhcpcd_need_not_ask_where_the_prefix_comes_from_elsewhere(source: str) -> None:
+    other = config(uplinks=(WAN._replace(source=source),))
+    assert found(machine(config=other, conf="", hooks=())) == []
+
+
+def test_the_name_of_an_interface_that_does_not_exist_may_be_wrong() -> None:
+    lan0 = {"lan0": machine().interfaces["lan0"]}
+    asks, absent = (finding for _, finding in found(machine(interfaces=lan0, conf="")))
+    assert "no such interface now" in asks.what
+    assert "correct uplink.wan.interface" in absent.fix
+
+
+def test_what_sysctl_sets_needs_no_file() -> None:
+    layout = config(plans=Plans())
+    off = {**machine().settings, "all/forwarding": "0"}
+    one(machine(config=layout, settings=off), "forwarding", "error", "pdreactor restore")
 
 
 def test_the_example_of_dhcpcd_conf_is_as_it_should_be() -> None:

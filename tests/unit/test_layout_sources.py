@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 
 from pdreactor.errors import Refused
 from pdreactor.events import parse_environ
-from pdreactor.layout.model import Plans, Seen, Sixrd, Traces, Tunnel
+from pdreactor.layout.model import Address, Plans, Seen, Shown, Sixrd, Traces, Tunnel
 from pdreactor.layout.sources import after_lease, learn, sixrd, sixtofour, told_sixrd
-from pdreactor.model import SIXTOFOUR, State, Uplink
+from pdreactor.model import ONLINK, SIXTOFOUR, Event, State, Uplink
+from pdreactor.transition import after_event
 
 from . import recorded
-from .values import NOW, N, config, current
+from .values import NOW, N, config, current, told
 
 A = IPv4Address
 addresses = st.integers(0, 2**32 - 1).map(IPv4Address)
@@ -150,3 +151,17 @@ def test_public_counts_in_the_place_of_the_address() -> None:
 
 def test_the_address_6to4_makes_is_global() -> None:
     assert IPv6Address("2002:c000:201::1") in sixtofour(A("192.0.2.1"))
+
+
+@pytest.mark.parametrize("reason, stays", [
+    ("BOUND6", False), ("set", False), ("onlink", True), ("import", True)])
+def test_a_fixed_address_outdoes_what_another_source_told_before(reason: str, stays: bool) -> None:
+    """Prefix delegation was configured, and is replaced by what is on the link: that counts at
+    once. What the link itself showed stays for its lifetime."""
+    uplink = Uplink("wan", "eth0", source=ONLINK)
+    known = config(uplinks=(uplink,))._replace(translations=())
+    event = Event(reason, "eth0", told("2001:db8:4000::/64"))
+    before = after_event(State({}), event, uplink, known, NOW)
+    fixed = Shown((Address("eth0", IPv6Address("2001:db8:ffff::2"), 64),), False)
+    after = learn(before, known, Seen({}, {}, {}), {"eth0": fixed}, NOW)
+    assert current(after) == {"2001:db8:4000::/64" if stays else "2001:db8:ffff::/64"}
