@@ -388,6 +388,9 @@ def _note_applied(work: _Work) -> list[str]:
 
         links = work.laying.moved if work.laying else {}
         work.told = on_change.told(config, applied, known, work.known, links)
+    if work.laying:
+        work.laying.told(partial(update, config))
+        work.failed += [work.laying.unsaved] if work.laying.unsaved else []
     if changed:  # last: what cannot be stored is told all the same
         update(config, lambda s: s._replace(applied=tuple(applied.items())))
     return []

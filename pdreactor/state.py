@@ -251,12 +251,17 @@ OTHERS = ("state.lock", "pass.lock", "watch.lock", COUNTERS)
 
 
 def forget(directory: str) -> None:
-    """Remove every file of ours from the state directory, and the directory when it is empty."""
+    """Remove every file of ours from the state directory, and the directory when it is empty.
+    Raises StateError when the state is still there, for it would count again."""
     names = os.listdir(directory) if os.path.isdir(directory) else []
     for name in names:
         if name.startswith((FILE, CONFIGURATION)) or name in OTHERS:
             _remove(os.path.join(directory, name))
     _remove(_shelter(os.path.join(directory, FILE)))
+    for path in (os.path.join(directory, f"{FILE}{ending}") for ending in ("", ".old")):
+        if os.path.lexists(path):
+            raise StateError(f"{path} could not be removed, and will be used again: is its disk "
+                             f"mounted for writing? Remove it by hand, or flush again")
     try:
         os.rmdir(directory)
     except OSError:

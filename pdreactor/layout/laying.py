@@ -3,7 +3,7 @@ by their protocol number or by what the state remembers, proxy entries and setti
 nothing else is touched."""
 
 from collections.abc import Callable, Iterable, Iterator
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any, NamedTuple
 
 from ..errors import KernelError, PdreactorError
@@ -25,6 +25,10 @@ TOLERANCE = 5
 """Seconds by which the ends of lifetimes may differ: the kernel counts in its own way."""
 
 
+Ends = tuple[IPv4Address | None, IPv4Address | None]
+"""Local and remote of a tunnel."""
+
+
 class Observed(NamedTuple):
     """What the kernel has, whosever it is."""
 
@@ -37,7 +41,7 @@ class Observed(NamedTuple):
 class Change(NamedTuple):
     """What to do; empty when all is as desired."""
 
-    clear: tuple[str, ...] = ()  # links that cannot be changed in place: they are made again
+    clear: tuple[str, ...] = ()  # links that cannot be changed in place, or are in the way
     make: tuple[Link, ...] = ()
     change: tuple[Link, ...] = ()
     delete: tuple[str, ...] = ()
@@ -72,8 +76,9 @@ def plan(observed: Observed, layout: Layout, traces: Traces, *, manage: bool, pr
     there = observed.links
     ours = {name for name, one in there.items() if one.ours}
     gone = tuple(sorted(ours - wanted.keys()))
-    clear = tuple(name for name in wanted if name in ours and _other(there[name].link,
-                                                                     wanted[name]))
+    ends = {(one.local, one.remote): one.name for one in layout.links if one.kind == "sit"}
+    clear = tuple(name for name in sorted(ours) if _in_the_way(there[name].link, ends)
+                  or (name in wanted and _other(there[name].link, wanted[name])))
     usable = (there.keys() | wanted.keys()) - set(gone)
     observed = observed._replace(addresses=tuple(
         one for one in observed.addresses if one.address.interface not in clear))
@@ -85,7 +90,7 @@ def plan(observed: Observed, layout: Layout, traces: Traces, *, manage: bool, pr
         make=tuple(link for name, link in wanted.items() if name not in there or name in clear),
         change=tuple(link for name, link in wanted.items() if name in there and name not in clear
                      and not _same(there[name], link)),
-        delete=gone,
+        delete=tuple(name for name in gone if name not in clear),
         put=put,
         take=take,
         answer=answer,
@@ -94,6 +99,12 @@ def plan(observed: Observed, layout: Layout, traces: Traces, *, manage: bool, pr
         restore=restore,
         problems=problems,
     )
+
+
+def _in_the_way(seen: Link, ends: dict[Ends, str]) -> bool:
+    """True when another tunnel is to have its ends: the kernel has each pair once
+    (ipip6_tunnel_locate)."""
+    return seen.kind == "sit" and ends.get((seen.local, seen.remote), seen.name) != seen.name
 
 
 def _other(seen: Link, wanted: Link) -> bool:
@@ -283,7 +294,9 @@ MOST_WORDS = 20
 
 def words(change: Change) -> list[str]:
     """The change, a line each; many addresses are counted."""
-    lines = [f"remove link {name}, which cannot be changed in place" for name in change.clear]
+    again = {one.name for one in change.make}
+    lines = [f"remove link {name}" + ", which cannot be changed in place" * (name in again)
+             for name in change.clear]
     lines += [f"add link {_link(one)}" for one in change.make]
     lines += [f"change link to {_link(one)}" for one in change.change]
     lines += [f"set net.ipv6.{key.replace('/', '.')} = {value}" for key, value in change.sysctls]

@@ -118,7 +118,9 @@ class Laying:
                 laying.lay_links(rtnl, self.change, self.failed)
                 self._without({one.name for one in self.change.make if not rtnl.index(one.name)})
         if not self.failed:
-            self._follow(update)
+            before = dict(self.traces.endpoints)
+            self.moved = {name: (before.get(name, ""), local)
+                          for name, local in self.layout.endpoints if before.get(name) != local}
 
     def _without(self, links: set[str]) -> None:
         """Nothing can be on links that the kernel did not make, and why not is said once."""
@@ -128,11 +130,11 @@ class Laying:
         self.layout = self.layout._replace(
             routes=tuple(one for one in self.layout.routes if one.interface not in links))
 
-    def _follow(self, update: Update) -> None:
-        """What others are to be told of: the far end of a tunnel knows this one's address."""
-        before, now = dict(self.traces.endpoints), dict(self.layout.endpoints)
-        self.moved = {name: (before.get(name, ""), local) for name, local in now.items()
-                      if before.get(name) != local}
+    def told(self, update: Update) -> None:
+        """Others are told by now of what moved: the far end of a tunnel knows this one's
+        address."""
+        before = dict(self.traces.endpoints)
+        now = {name: local for name, (_, local) in self.moved.items()}
         wanted = {link.name for link in self.layout.links}
         kept = {name: local for name, local in before.items() if name in wanted}
         self._note(self.traces._replace(endpoints=tuple({**kept, **now}.items())), update)

@@ -1,6 +1,7 @@
 """Links of kind sit: made, changed in place, repaired, removed."""
 
 import json
+import sys
 
 import pytest
 
@@ -22,6 +23,14 @@ default = true
 {keys}
 [[on_change]]
 exec = ["/bin/sh", "-c", "echo $PDREACTOR_TUNNEL $PDREACTOR_LOCAL $PDREACTOR_OLD_LOCAL >>/run/told"]
+"""
+
+
+SECOND = """
+[tunnel.he8]
+remote = "{remote}"
+underlay = "eth0"
+addresses = ["2001:db8:c::3/127"]
 """
 
 
@@ -74,6 +83,43 @@ def test_commands_are_told_of_each_end_point_once(home: Machine, net: Net) -> No
     home.pd("restore")
     told = net.read("a", "/run/told").splitlines()
     assert told == ["he6 198.51.100.77 198.51.100.2"]
+
+
+BUSY = """
+from pdreactor import cli, errors, nat
+
+def plan(self):
+    raise errors.KernelBusy("nftables is busy")
+
+nat.Firewall.plan = plan
+raise SystemExit(cli.main(["restore"]))
+"""
+
+
+def test_commands_are_told_although_the_first_pass_failed(home: Machine, net: Net) -> None:
+    home.move("eth0", "198.51.100.2/24", "198.51.100.77/24")
+    assert net.run("a", [sys.executable, "-c", BUSY], check=False, env=ENVIRONMENT).returncode == 75
+    assert home.tunnel("he6")["local"] == "198.51.100.77"
+    home.pd("restore")
+    assert net.read("a", "/run/told").splitlines() == ["he6 198.51.100.77 198.51.100.2"]
+
+
+def test_another_name_for_the_same_ends(home: Machine, net: Net) -> None:
+    """The kernel has each pair of ends once."""
+    home.configure(he().replace("he6", "he7"))
+    home.pd("restore")
+    assert home.tunnel("he7")["local"] == "198.51.100.2"
+    assert not net.path("a", "/sys/class/net/he6").exists()
+    assert reaches(net, "a", "2001:db8:e::1")
+    home.settled()
+    home.configure(he() + SECOND.format(remote="198.51.100.9"))
+    home.pd("restore")
+    home.configure(he().replace("198.51.100.1", "198.51.100.9")
+                   + SECOND.format(remote="198.51.100.1"))
+    home.pd("restore")
+    remotes = home.tunnel("he6")["remote"], home.tunnel("he8")["remote"]
+    assert remotes == ("198.51.100.9", "198.51.100.1")
+    home.settled()
 
 
 def test_between_two_leases_the_tunnel_stays(home: Machine) -> None:

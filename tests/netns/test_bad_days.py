@@ -1,6 +1,7 @@
 """What breaks on a bad day, and what goes on nevertheless."""
 
 import json
+import os
 
 import pytest
 
@@ -12,6 +13,7 @@ from .pd import (
     NETMAP,
     NEW,
     OLD,
+    STATE,
     A,
     Echo,
     Router,
@@ -108,6 +110,18 @@ def test_a_read_only_disk_does_not_keep_the_kernel_from_being_right(
     assert "2001:db8:8000" in router.translation(), "not stored, but applied"
     router.pd(*there, "flush", code=None)
     assert router.is_clean()
+
+
+def test_what_cannot_be_forgotten_is_said(lab: Lab, router: Router) -> None:
+    router.set(OLD)
+    directory = os.path.dirname(STATE)
+    router.run("mount", "--bind", directory, directory)
+    router.run("mount", "-o", "remount,ro,bind", directory)
+    assert f"{STATE} could not be removed" in router.pd("flush", "--forget", code=74).stderr
+    assert router.is_clean()
+    router.run("umount", directory)
+    router.pd("flush", "--forget")
+    assert not os.path.exists(lab.path("router", STATE))
 
 
 @on(EACH)
