@@ -25,7 +25,7 @@ from .model import (
     Uplink,
     UplinkState,
 )
-from .usable import why_not
+from .usable import NO_PREFIX, why_not
 
 
 def desired(config: Config, state: State, links: Mapping[str, bool], now: int) -> Desired:
@@ -165,7 +165,7 @@ def _all_pairs(translation: Translation, prefix: Prefix) -> tuple[Pair, ...]:
 
 def _why_not(translation: Translation, ranked: list[Prefix], usable: list[Prefix]) -> str:
     if not ranked:
-        return "there is no prefix (none was learned yet, or it was taken back)"
+        return NO_PREFIX
     if not usable:
         return f"{ranked[0].network} has expired, and on_expire or another uplink withdraws it"
     current = next((p for p in usable if p.superseded_at is None), None)

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from .ways import Path
 
 
+NO_PREFIX = "there is no prefix (none was learned yet, or it was taken back)"
+
+
 def why_not(uplink: Uplink, known: UplinkState, links: Mapping[str, bool]) -> str:
     """Why no new flow may take an uplink, whatever prefixes it has; empty when one may.
 

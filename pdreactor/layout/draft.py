@@ -17,6 +17,7 @@ from ..model import (
     UplinkState,
 )
 from ..prefix import slice_of
+from ..usable import NO_PREFIX
 from ..ways import MAIN_TABLE, Route
 from . import tunnels
 from .model import (
@@ -51,6 +52,9 @@ def layout(config: Config, state: State, seen: Seen, now: int) -> Layout:
     links = [*tunnels.links(plans, traces, seen, problems), *_dummies(plans, seen, problems)]
     there = {one.name for one in links}
     live = {one.name: _live(config, one.name, state, now) for one in config.uplinks}
+    asked = [*(one.uplink for one in plans.assigns), *(one.uplink for one in plans.onward),
+             *(one.uplink for one in plans.proxies)]
+    problems += [Problem(name, NO_PREFIX) for name in dict.fromkeys(asked) if not live[name]]
     shares = share_out(plans, config, seen.links, _room(live), traces.slices)
     addresses = [*tunnels.addresses(plans, there)]
     for assign in plans.assigns:

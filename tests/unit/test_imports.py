@@ -50,7 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     "layout.config": {"layout.keys", "layout.model", "model", "prefix", "reading"},
     "layout.slices": {"layout.model", "model"},
     "layout.draft": {"layout", "layout.model", "layout.slices", "layout.tunnels", "model",
-                     "prefix", "ways"},
+                     "prefix", "usable", "ways"},
     "layout.sources": {"errors", "events", "layout.model", "layout.tunnels", "model", "prefix",
                        "transition"},
     "layout.tunnels": {"layout.model", "model", "ways"},
