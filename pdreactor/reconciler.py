@@ -70,7 +70,7 @@ def reconcile(config: Config, reason: str, unsaved: state.Unsaved | None = None,
     errors: list[PdreactorError] = [unsaved] if unsaved else []
     with state.Lock(config.state_dir, "pass.lock", PASS_WAIT, shared=True) as lock:
         begun = begin(config)
-        known = current(unsaved.known, config) if unsaved else _up_to_date(config, errors)
+        known = current(unsaved.known, config, errors) if unsaved else _up_to_date(config, errors)
         laying = _lay_links(config, known, errors) if _makes_links(config) else None
         work = _Work(config, known, links_of(config), begun, laying)
         changes: list[str] = laying.words if laying else []
@@ -156,7 +156,7 @@ def _leads_elsewhere(work: "_Work") -> bool:
 
 def _up_to_date(config: Config, errors: list[PdreactorError]) -> State:
     try:
-        return update(config, lambda before: current(before, config))
+        return update(config, lambda before: current(before, config, errors))
     except state.Unsaved as exc:
         errors.append(exc)
         return exc.known
@@ -177,14 +177,21 @@ def guard_at_least(config: Config) -> None:
         pass  # why the state cannot be read is what counts
 
 
-def current(known: State, config: Config) -> State:
-    """The state brought up to now: lifetimes that ended, static prefixes, the shell script's."""
+def current(known: State, config: Config, errors: list[PdreactorError] | None = None) -> State:
+    """The state brought up to now: lifetimes that ended, static prefixes, what the kernel shows,
+    the shell script's. When the kernel shows nothing for an error, and there is a list for those,
+    the rest counts."""
     now = int(time.time())
     known = transition.after_configuration(transition.after_time(known, config, now), config, now)
     if any(uplink.source in OBSERVED for uplink in config.uplinks):
-        from .layout.steps import learned
+        try:
+            from .layout.steps import learned
 
-        known = learned(known, config, now)
+            known = learned(known, config, now)
+        except PdreactorError as exc:
+            if errors is None:
+                raise
+            errors.append(exc)
     if not known.uplinks and len(config.uplinks) == 1:
         from .legacy import adopt
 

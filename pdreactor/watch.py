@@ -22,7 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from . import counters, entries, events, log, looking, nat, on_change, reasons, reconciler, state
-from .errors import ConfigError, PdreactorError, StateError
+from .errors import ConfigError, PdreactorError, Refused, StateError
 from .kernel import dhcpcd, notices, systemd
 from .model import ONLINK, Config, Problem
 
@@ -239,10 +239,12 @@ class Watch:
     def _react(self, block: bytes, held: bool) -> None:
         self._reread()
         self._passed = time.time()
-        variables = events.parse_environ(block)
-        log.debug("dhcpcd holds" if held else "dhcpcd says", reason=events.reason_of(variables))
         try:
+            variables = events.parse_environ(block)
+            log.debug("dhcpcd holds" if held else "dhcpcd says", reason=events.reason_of(variables))
             entries.heard(self.config, variables, self._commands.add, held=held)
+        except Refused as refused:
+            log.error(str(refused))  # no pass makes that better, so none is made for it
         finally:
             self._answer()
         self._next = min(self._next, time.monotonic() + self._wait())

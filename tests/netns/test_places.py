@@ -699,6 +699,27 @@ def test_what_cannot_be_looked_at_stays(lab: Lab, router: Router) -> None:
     assert everything(router) == before
 
 
+MISSING = """
+import sys
+
+sys.modules["pyroute2"] = None
+from pdreactor import cli
+
+raise SystemExit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_one_source_that_cannot_be_looked_at_does_not_keep_others(
+    lab: Lab, router: Router
+) -> None:
+    """A lease is translated although pyroute2 is missing, which only another uplink needs."""
+    router.configure(config() + '[uplink.native]\ninterface = "lan1"\nsource = "onlink"\n')
+    argv = [sys.executable, "-c", MISSING, "set", "wan", OLD]
+    done = lab.run("router", argv, check=False, env=ENVIRONMENT)
+    assert done.returncode == 69 and "pyroute2" in done.stderr, done.stderr
+    assert "2001:db8:4000::/58" in router.translation()
+
+
 def test_a_configuration_of_ndppd_that_cannot_be_read_is_somebody_elses(router: Router) -> None:
     router.run("mkdir", "/etc/ndppd.conf")
     router.set(OLD)

@@ -20,6 +20,7 @@ from .pd import (
     NETMAP,
     NEW,
     OLD,
+    PYTHON,
     REJECTED,
     STATE,
     A,
@@ -27,6 +28,7 @@ from .pd import (
     Router,
     ask,
     config,
+    dhcp,
     on,
     ping,
     python,
@@ -201,6 +203,33 @@ def test_a_dhcpcd_that_is_started_again_is_heard_again(leased: Watcher) -> None:
 
 
 # ---- time and signals --------------------------------------------------------------------------
+
+
+SAYS = """
+import os, socket, struct
+
+os.makedirs("/run/dhcpcd")
+server = socket.socket(socket.AF_UNIX)
+server.bind("/run/dhcpcd/unpriv.sock")
+server.listen()
+peer = server.accept()[0]
+block = bytes.fromhex("{block}")
+peer.sendall(struct.pack("@N", len(block)) + block)
+peer.recv(1 << 10), peer.recv(1)
+"""
+"""A dhcpcd that tells of one event."""
+
+
+def test_a_refused_lease_is_not_over_with_the_next_pass(router: Router, tmp_path: Path) -> None:
+    router.set(OLD)
+    told = {"interface": "eth0", "reason": "BOUND6", **dhcp("fe80::/60")}
+    block = "".join(f"{name}={value}\0" for name, value in told.items()).encode()
+    router.lab.start("router", [PYTHON, "-c", SAYS.format(block=block.hex())])
+    watcher = Watcher(router, tmp_path)
+    watcher.wait(lambda: "fe80::/60 is or overlaps" in watcher.process.output(), "the refusal")
+    watcher.reload()
+    assert "nothing is wrong any more" not in watcher.process.output()
+    assert watcher.quiet()
 
 
 def test_the_end_of_a_lifetime_is_seen(router: Router, tmp_path: Path) -> None:
