@@ -35,12 +35,14 @@ DOCS     = $(wildcard README.md CHANGELOG.md contrib/*.example)
 PYTEST_ARGS =
 # Test files that run at the same time; each test has namespaces of its own. JOBS=0 is one by one.
 JOBS        = 2
-PYTEST      = -m pytest -n $(JOBS) --dist loadfile
+PYTEST      = -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+# The longest first, so that nobody waits for them at the end.
+ALL         = tests/guest tests/netns/test_ha.py tests/netns/test_change.py tests/netns tests/unit
 # What is repeated with the newest pyroute2, structlog, tenacity and python-iptables: what talks to the
 # kernel by them, in the default backend and mode. NEWEST= leaves it out.
 NEWEST_FILES = bad_days conntrack crash dhcpcd doctor examples places prefixes proxy \
 	state_and_restore uplinks uplinks_fixed watch
-NEWEST       = tests/unit $(NEWEST_FILES:%=tests/netns/test_%.py) -m "not variants"
+NEWEST       = $(NEWEST_FILES:%=tests/netns/test_%.py) tests/unit -m "not variants"
 
 help:
 	@echo 'make install     install below $(PREFIX) (PREFIX=, DESTDIR=, SYSCONFDIR=, DHCPCD_HOOKS=)'
@@ -151,7 +153,7 @@ test: setup
 ifneq ($(strip $(NEWEST)),)
 	.venv-newest/bin/python $(PYTEST) $(NEWEST) $(PYTEST_ARGS)
 endif
-	.venv/bin/python $(PYTEST) $(PYTEST_ARGS)
+	.venv/bin/python $(PYTEST) $(ALL) $(PYTEST_ARGS)
 
 demo:
 	@mkdir -p .cache; echo 'Preparing this machine (the first time this takes a minute or two) ...'
