@@ -52,6 +52,15 @@ class Nft:
             raise BackendMissing(f"python-nftables cannot be used ({exc}): install {PACKAGES}; a "
                                  f"virtual environment needs --system-site-packages") from exc
 
+    def _cmd(self, commands: str) -> tuple[int, str, str]:
+        """(code, output, errors). libnftables 1.0.6 now and then quotes a line that it has freed,
+        and the binding stumbles over what stands there by then."""
+        try:
+            code, output, error = self._nft.cmd(commands)
+        except UnicodeDecodeError as exc:
+            return -1, "", exc.object.decode("utf-8", "replace")
+        return code, output, error
+
     def run(self, commands: str, doing: str) -> None:
         """Run commands as one transaction, again while the kernel is busy.
 
@@ -69,12 +78,12 @@ class Nft:
             self._nft.set_dry_run(False)
 
     def _run(self, commands: str, doing: str) -> None:
-        code, _, error = self._nft.cmd(commands)
+        code, _, error = self._cmd(commands)
         if code:
             raise _explained(error, doing)
 
     def _listed(self, family: str, name: str) -> str | None:
-        code, output, error = self._nft.cmd(f"list table {family} {name}")
+        code, output, error = self._cmd(f"list table {family} {name}")
         if code and ABSENT in error:
             return None
         if code:
@@ -99,7 +108,7 @@ class Nft:
                 for one in json.loads(output)["nftables"] if "flowtable" in one]
 
     def _flowtables(self) -> str:
-        code, output, error = self._nft.cmd("list flowtables")
+        code, output, error = self._cmd("list flowtables")
         if code:
             raise _explained(error, "read the flowtables")
         return str(output)
@@ -108,7 +117,7 @@ class Nft:
         """{counter: packets} of a table; nothing when there is no such table."""
         import json
 
-        code, output, _ = self._nft.cmd(f"list counters table {family} {name}")
+        code, output, _ = self._cmd(f"list counters table {family} {name}")
         found = json.loads(output)["nftables"] if not code and output else []
         return {one["counter"]["name"]: one["counter"]["packets"]
                 for one in found if "counter" in one}

@@ -21,7 +21,7 @@ class Probe(Nft):
 
     def ruleset(self) -> list[dict[str, Any]]:
         """All objects of all tables (libnftables-json(5)). Raises KernelError."""
-        code, output, error = self._nft.cmd("list ruleset")
+        code, output, error = self._cmd("list ruleset")
         if code:
             raise KernelError(f"cannot read the ruleset: {_first_line(error)}")
         try:
@@ -37,7 +37,7 @@ class Probe(Nft):
             return ""
         before = self._nft.set_dry_run(True)
         try:
-            code, _, error = self._nft.cmd(commands)
+            code, _, error = self._cmd(commands)
         finally:
             self._nft.set_dry_run(bool(before))
         return _first_line(error) if code else ""

@@ -160,7 +160,7 @@ def test_a_trial_is_thrown_away(tmp_path: Path) -> None:
         run = box.run(sys.executable, "-c", TRY)
         accepted, refused, (head, *objects) = ast.literal_eval(run.stdout)
         assert (run.stderr, accepted, objects) == ("", "", [])
-        assert "dance" in refused or "Error" in refused
+        assert refused  # in which libnftables may quote anything
         assert "metainfo" in head
 
 
