@@ -72,16 +72,20 @@ def _heard_ipv4(config: Config, interface: str, reason: str, variables: events.V
     tunnels = _tunnels_on(config, interface)
     if not tunnels:
         return
-    unsaved = None
+    refused, unsaved = None, None
     if any(one.mode == SIXRD and one.prefix is None for one in tunnels) and leased(reason):
         from .layout.sources import after_lease, told_sixrd
 
-        told = told_sixrd(variables, interface)
         try:
+            told = told_sixrd(variables, interface)
             update(config, lambda before: after_lease(before, interface, told))
         except state.Unsaved as exc:
             unsaved = exc
-    reconcile(config, reason, unsaved, commands)
+        except Refused as exc:
+            refused = exc
+    reconcile(config, reason, unsaved, commands)  # the address counts, whatever else it said
+    if refused:
+        raise refused
 
 
 def _tunnels_on(config: Config, interface: str) -> "list[Tunnel]":

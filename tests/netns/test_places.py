@@ -716,6 +716,17 @@ def test_one_source_that_cannot_be_looked_at_does_not_keep_others(
     assert "2001:db8:4000::/58" in router.translation()
 
 
+def test_an_ipv4_lease_counts_although_its_6rd_is_refused(router: Router) -> None:
+    router.configure(config() + '[tunnel.isp6]\nmode = "6rd"\nunderlay = "eth0"\n')
+    router.set(OLD)
+    router.wipe()
+    told = {"new_ip_address": "192.0.2.2", "new_sixrd_prefix": "fe80::",
+            "new_sixrd_prefix_len": "32", "new_sixrd_mask_len": "0",
+            "new_sixrd_brip_address": "192.0.2.1"}
+    assert "fe80::/32" in router.hook("BOUND", told, code=65).stderr
+    assert "2001:db8:4000::/58" in router.translation()
+
+
 def test_a_configuration_of_ndppd_that_cannot_be_read_is_somebody_elses(router: Router) -> None:
     router.run("mkdir", "/etc/ndppd.conf")
     router.set(OLD)
