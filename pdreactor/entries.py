@@ -142,10 +142,11 @@ def _learn(config: Config, uplink: Uplink, reason: str, event: Callable[[], Even
     def change(before: State) -> State:
         if held and transition.tells_nothing_new(before, known, uplink, now):
             return before
+        near = on_link(uplink.interface, before.traces.placed if before.traces else ())
         return transition.after_event(before, known, uplink, config, now, near)
 
     try:
-        known, near = event(), on_link(uplink.interface)
+        known = event()
         update(config, change)
     except Refused as refused:
         message = str(refused)

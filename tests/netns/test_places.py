@@ -727,6 +727,16 @@ def test_an_ipv4_lease_counts_although_its_6rd_is_refused(router: Router) -> Non
     assert "2001:db8:4000::/58" in router.translation()
 
 
+def test_what_we_have_put_on_the_uplink_is_no_reason_to_refuse_the_prefix(router: Router) -> None:
+    """Each renewal of the lease tells the prefix again."""
+    router.configure(UPLINK + '[[assign]]\nuplink = "wan"\ninterface = "eth0"\n')
+    for _ in range(2):
+        router.hook("RENEW6", dhcp(OLD, old=OLD))
+    assert "2001:db8:4000::1/64" in addresses(router, "eth0")
+    router.run("ip", "-6", "addr", "add", "2001:db8:8000::1/64", "dev", "eth0")
+    assert "on the uplink's own link" in router.hook("RENEW6", dhcp(NEW, old=OLD), code=65).stderr
+
+
 def test_a_configuration_of_ndppd_that_cannot_be_read_is_somebody_elses(router: Router) -> None:
     router.run("mkdir", "/etc/ndppd.conf")
     router.set(OLD)
