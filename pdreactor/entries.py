@@ -24,8 +24,13 @@ CONFIG = "/etc/pdreactor.toml"
 
 def configuration(path: str | None, state_dir: str | None = None) -> Config:
     """The configuration: ``path``, else PDREACTOR_CONFIG, else /etc/pdreactor.toml."""
-    config = document.load(path or os.environ.get("PDREACTOR_CONFIG") or CONFIG)
+    config = document.load(path_of(path))
     return config._replace(state_dir=state_dir) if state_dir else config
+
+
+def path_of(path: str | None) -> str:
+    """Where it is."""
+    return path or os.environ.get("PDREACTOR_CONFIG") or CONFIG
 
 
 def react(block: bytes, config_path: str | None, state_dir: str | None) -> None:
