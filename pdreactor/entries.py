@@ -24,8 +24,13 @@ CONFIG = "/etc/pdreactor.toml"
 
 def configuration(path: str | None, state_dir: str | None = None) -> Config:
     """The configuration: ``path``, else PDREACTOR_CONFIG, else /etc/pdreactor.toml."""
-    config = document.load(path or os.environ.get("PDREACTOR_CONFIG") or CONFIG)
+    config = document.load(path_of(path))
     return config._replace(state_dir=state_dir) if state_dir else config
+
+
+def path_of(path: str | None) -> str:
+    """Where it is."""
+    return path or os.environ.get("PDREACTOR_CONFIG") or CONFIG
 
 
 def react(block: bytes, config_path: str | None, state_dir: str | None) -> None:
@@ -72,16 +77,20 @@ def _heard_ipv4(config: Config, interface: str, reason: str, variables: events.V
     tunnels = _tunnels_on(config, interface)
     if not tunnels:
         return
-    unsaved = None
+    refused, unsaved = None, None
     if any(one.mode == SIXRD and one.prefix is None for one in tunnels) and leased(reason):
         from .layout.sources import after_lease, told_sixrd
 
-        told = told_sixrd(variables, interface)
         try:
+            told = told_sixrd(variables, interface)
             update(config, lambda before: after_lease(before, interface, told))
         except state.Unsaved as exc:
             unsaved = exc
-    reconcile(config, reason, unsaved, commands)
+        except Refused as exc:
+            refused = exc
+    reconcile(config, reason, unsaved, commands)  # the address counts, whatever else it said
+    if refused:
+        raise refused
 
 
 def _tunnels_on(config: Config, interface: str) -> "list[Tunnel]":
@@ -138,10 +147,11 @@ def _learn(config: Config, uplink: Uplink, reason: str, event: Callable[[], Even
     def change(before: State) -> State:
         if held and transition.tells_nothing_new(before, known, uplink, now):
             return before
+        near = on_link(uplink.interface, before.traces.placed if before.traces else ())
         return transition.after_event(before, known, uplink, config, now, near)
 
     try:
-        known, near = event(), on_link(uplink.interface)
+        known = event()
         update(config, change)
     except Refused as refused:
         message = str(refused)

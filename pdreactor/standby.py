@@ -20,13 +20,14 @@ def take(config: Config, raw: bytes, *, force: bool = False) -> None:
     """Put a document into the state, and make a pass. Raises Refused; nothing is changed then."""
     now = int(time.time())
     told = handover.parse(raw, now)
-    near = {uplink.name: on_link(uplink.interface) for uplink in config.uplinks}
     notes: tuple[str, ...] = ()
     changed, unsaved = False, None
 
     def change(before: State) -> State:
         nonlocal notes, changed
         before = _identified(before)
+        ours = before.traces.placed if before.traces else ()
+        near = {uplink.name: on_link(uplink.interface, ours) for uplink in config.uplinks}
         after, notes = lineage.taken(before, told, config, now, near, force)
         changed = after is not before
         return after

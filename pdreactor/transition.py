@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from . import marks
 from .errors import Refused
 from .model import (
+    SOURCES,
     Config,
     Delegation,
     Down,
@@ -191,6 +192,7 @@ def after_configuration(state: State, config: Config, now: int) -> State:
         known = state.uplinks.get(uplink.name, UplinkState(0)).prefixes
         if uplink.prefix is not None and [p.network for p in known] != [uplink.prefix]:
             state = _with_static(state, uplink, uplink.prefix, config, now)
+        state = _without_former(state, uplink, now)
     return _with_modes(state, config)
 
 
@@ -212,6 +214,18 @@ def _with_modes(state: State, config: Config) -> State:
     return state._replace(
         modes=modes, tabled=tabled, doomed=tuple(sorted({*state.doomed, *doomed})),
         exposed=state.exposed or any(mode == "netmap" for _, _, mode in changed))
+
+
+def _without_former(state: State, uplink: Uplink, now: int) -> State:
+    """What another source of the uplink showed lasts until the one of now tells something: nobody
+    said for how long it is valid, so it is not served any longer."""
+    known = state.uplinks.get(uplink.name, UplinkState(0))
+    kept = tuple(p for p in known.prefixes if p.superseded_at is None or p.reason not in SOURCES
+                 or p.reason == uplink.source)
+    if len(kept) == len(known.prefixes):
+        return state
+    return _replace(state, uplink.name, known._replace(prefixes=kept), Event("not configured", ""),
+                    now)
 
 
 def _without(state: State, name: str, now: int) -> State:

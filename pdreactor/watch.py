@@ -49,7 +49,7 @@ class Watch:
     def __init__(self, config_path: str | None, state_dir: str | None,
                  after: Callable[[Config], None] | None = None) -> None:
         self._where, self._after = (config_path, state_dir), after
-        self._identity: Any = None
+        self._identity: Any = _identity(entries.path_of(config_path))
         self.config = self._read()
         self._selector = selectors.DefaultSelector()
         self._streams: dict[str, dhcpcd.Stream] = {}
@@ -263,16 +263,15 @@ class Watch:
                 self._stopping = True
 
     def _read(self) -> Config:
-        config = entries.configuration(*self._where)
-        self._identity = _identity(config.path)
-        return config
+        return entries.configuration(*self._where)
 
     def _reread(self) -> None:
         """The configuration counts for the pass that follows its change, as it does for the hook;
         one with mistakes does not."""
-        if self._identity is not None and self._identity == _identity(self.config.path):
+        identity = _identity(self.config.path)
+        if self._identity == identity:
             return
-        self._identity = _identity(self.config.path)
+        self._identity = identity  # of before it is read: what is written meanwhile is read again
         try:
             self.config = self._read()
         except ConfigError as exc:

@@ -10,7 +10,7 @@ import fcntl
 import struct
 from _socket import AF_INET, AF_INET6, SOCK_DGRAM
 from _socket import socket as Socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from ipaddress import IPv6Address, IPv6Network
 
 from ..errors import KernelError
@@ -57,11 +57,12 @@ def _ask(names: Iterable[str], family: int, request: int) -> Iterator[tuple[str,
     probe.close()
 
 
-def on_link(interface: str) -> list[IPv6Network]:
-    """The prefixes that are on an interface's link by its addresses, without link-local ones and
-    single addresses."""
+def on_link(interface: str, ours: Collection[tuple[str, str]] = ()) -> list[IPv6Network]:
+    """The prefixes that are on an interface's link by its addresses, without link-local ones,
+    single addresses and ``ours`` (as in ``Traces.placed``)."""
     return [IPv6Network((int(address), length), strict=False)
-            for name, address, length in addresses() if name == interface and length < 128]
+            for name, address, length in addresses() if name == interface and length < 128
+            and not (ours and (name, f"{address}/{length}") in ours)]
 
 
 def addresses() -> Iterator[tuple[str, IPv6Address, int]]:

@@ -720,6 +720,27 @@ def test_one_source_that_cannot_be_looked_at_does_not_keep_others(
     assert "2001:db8:4000::/58" in router.translation()
 
 
+def test_an_ipv4_lease_counts_although_its_6rd_is_refused(router: Router) -> None:
+    router.configure(config() + '[tunnel.isp6]\nmode = "6rd"\nunderlay = "eth0"\n')
+    router.set(OLD)
+    router.wipe()
+    told = {"new_ip_address": "192.0.2.2", "new_sixrd_prefix": "fe80::",
+            "new_sixrd_prefix_len": "32", "new_sixrd_mask_len": "0",
+            "new_sixrd_brip_address": "192.0.2.1"}
+    assert "fe80::/32" in router.hook("BOUND", told, code=65).stderr
+    assert "2001:db8:4000::/58" in router.translation()
+
+
+def test_what_we_have_put_on_the_uplink_is_no_reason_to_refuse_the_prefix(router: Router) -> None:
+    """Each renewal of the lease tells the prefix again."""
+    router.configure(UPLINK + '[[assign]]\nuplink = "wan"\ninterface = "eth0"\n')
+    for _ in range(2):
+        router.hook("RENEW6", dhcp(OLD, old=OLD))
+    assert "2001:db8:4000::1/64" in addresses(router, "eth0")
+    router.run("ip", "-6", "addr", "add", "2001:db8:8000::1/64", "dev", "eth0")
+    assert "on the uplink's own link" in router.hook("RENEW6", dhcp(NEW, old=OLD), code=65).stderr
+
+
 def test_a_configuration_of_ndppd_that_cannot_be_read_is_somebody_elses(router: Router) -> None:
     router.run("mkdir", "/etc/ndppd.conf")
     router.set(OLD)

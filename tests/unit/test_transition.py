@@ -406,6 +406,16 @@ def test_without_a_static_prefix_the_configuration_changes_nothing() -> None:
     assert transition.after_configuration(known, CONFIG, NOW) is known
 
 
+def test_a_prefix_that_was_static_lasts_until_one_is_learned() -> None:
+    """Nobody would ever say that its time is over."""
+    known = transition.after_configuration(State({}), STATIC, NOW)
+    known = transition.after_configuration(known, CONFIG, NOW)
+    assert current(known) == {str(P1)}
+    known = transition.after_configuration(after(reply(*told(P2)), state=known), CONFIG, NOW)
+    assert [p.network for p in prefixes(known)] == [P2]
+    assert stamps((0, OUT), (0, IN)) <= set(known.doomed)
+
+
 # ---- another mode ------------------------------------------------------------------------------
 
 
