@@ -177,7 +177,7 @@ def test_6to4_refuses_a_private_address(net: Net) -> None:
     home = Machine(net, text, "a")
     home.move("eth0", f"{HERE}/24", "10.7.0.2/24")
     home.pd("restore")
-    said = home.pd("status").stdout
+    said = home.pd("status", code=1).stdout
     assert "10.7.0.2 is not a public IPv4 address, as 6to4 needs; behind NAT say" in said
     home.move("eth0", "10.7.0.2/24", f"{HERE}/24")
     home.hook("BOUND")
