@@ -44,8 +44,6 @@ INVERT = 0x2
 """linux/fib_rules.h FIB_RULE_INVERT."""
 UNREACHABLE_RULE = 7
 """linux/fib_rules.h FR_ACT_UNREACHABLE."""
-NEVER = 0xFFFFFFFF
-"""FRA_SUPPRESS_PREFIXLEN of a rule that suppresses nothing."""
 
 
 class SeenRoute(NamedTuple):

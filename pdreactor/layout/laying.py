@@ -201,7 +201,7 @@ def _sysctls(layout: Layout, traces: Traces, manage: bool) -> tuple[Settings, Se
 
 def unset(layout: Layout) -> list[str]:
     """What there is to say of sysctls that are not managed."""
-    return [f"sysctl net.ipv6.{key.replace('/', '.')} is {found}, and {value} is needed: set it, "
+    return [f"sysctl {sysctl.name(key)} is {found}, and {value} is needed: set it, "
             f"or let [sysctl] do so"
             for key, value in layout.sysctls if (found := sysctl.get(key)) not in (value, None)]
 
@@ -299,13 +299,13 @@ def words(change: Change) -> list[str]:
              for name in change.clear]
     lines += [f"add link {_link(one)}" for one in change.make]
     lines += [f"change link to {_link(one)}" for one in change.change]
-    lines += [f"set net.ipv6.{key.replace('/', '.')} = {value}" for key, value in change.sysctls]
+    lines += [f"set {sysctl.name(key)} = {value}" for key, value in change.sysctls]
     lines += _some("put", [_address(one) for one in change.put])
     lines += _some("remove", [_address(one) for one in change.take])
     lines += _some("answer for", [_neighbour(one) for one in change.answer])
     lines += _some("answer no longer for", [_neighbour(one) for one in change.silence])
     lines += [f"remove link {name}" for name in change.delete]
-    return lines + [f"set net.ipv6.{key.replace('/', '.')} = {value} again"
+    return lines + [f"set {sysctl.name(key)} = {value} again"
                     for key, value in change.restore]
 
 
