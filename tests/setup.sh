@@ -40,9 +40,10 @@ missing() {
     done
 }
 
-# What must be the same afterwards: enabled services and the resolver.
+# What must be the same afterwards: enabled services and the resolver. (rcS.d is no runlevel: procps
+# and kmod, which an installed Debian has and a container has not, put a link there.)
 machine() {
-    find /etc/systemd/system /etc/rc?.d -type l 2>/dev/null | sort
+    find /etc/systemd/system /etc/rc[0-6].d -type l 2>/dev/null | sort
     cksum /etc/resolv.conf 2>/dev/null || :
 }
 
