@@ -93,10 +93,12 @@ def test_a_running_udp_flow_moves_though_answers_are_on_their_way(
 
 @on(EACH)
 def test_a_tcp_connection_does_not_hang(lab: Lab, router: Router) -> None:
-    """Its next packet comes from an address that the server does not know."""
+    """Its next packet comes from an address that the server does not know. (While the ISP still
+    delivers what is for the superseded prefix, answers on their way keep it alive.)"""
     router.set(OLD)
     Echo(lab, "isp", SERVER)
     connection = hold(lab, "a", SERVER)
+    lab.run("isp", ["ip", "-6", "route", "replace", "blackhole", OLD])
     router.set(NEW)
     assert connection.wait(5) == 0
     assert "Connection reset" in connection.output()
