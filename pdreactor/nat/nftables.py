@@ -30,8 +30,8 @@ MODES = {"netmap": netmap.CHAINS, "stateless": stateless.CHAINS}
 
 
 def render(nat: Nat) -> Ruleset:
-    """The table that does what ``nat`` says; ``place`` puts it into a slot. The chains are those of
-    the configured modes, so that none comes or goes with a prefix."""
+    """The table that does what ``nat`` says; ``place`` puts it into a slot. The chains that
+    translate are those of the configured modes, so that none comes or goes with a prefix."""
     hooks = dict(gate.CHAINS)
     for mode, chains in MODES.items():
         hooks.update(chains if mode in nat.modes else {})
@@ -280,6 +280,8 @@ def _only(one: Ruleset, other: Ruleset) -> Ruleset:
 
 def _switch(change: Change) -> str:
     lines = _without_strangers(change)
+    for name in _spare(change.observed or NOTHING, change.desired):
+        lines += [f"{verb} chain {FAMILY} {TABLE} {name}" for verb in ("flush", "delete")]
     for name in change.desired.rules:
         lines += [_chain(name, change.desired.hooks.get(name, BRANCH)),
                   f"flush chain {FAMILY} {TABLE} {name}"]
@@ -309,9 +311,16 @@ def _without_strangers(change: Change) -> list[str]:
 
 def _strangers(observed: Ruleset, desired: Ruleset) -> list[str]:
     """Chains in our table that are not wanted there, or not at that hook."""
+    spare = _spare(observed, desired)
     return [name for name in observed.rules
-            if name not in desired.rules
-            or observed.hooks.get(name, BRANCH) != desired.hooks.get(name, BRANCH)]
+            if name not in spare and (name not in desired.rules or
+            observed.hooks.get(name, BRANCH) != desired.hooks.get(name, BRANCH))]
+
+
+def _spare(observed: Ruleset, desired: Ruleset) -> list[str]:
+    """Chains of the guard that have nothing to do now."""
+    return [name for name, hook in gate.CHAINS.items()
+            if observed.hooks.get(name) == hook and name not in desired.rules]
 
 
 def _clean(change: Change) -> str:

@@ -84,6 +84,10 @@ class Draft:
         self.hooks.update(hooks)
         self.rules.update({name: [] for name in hooks})
 
+    def leave_out(self, chain: str) -> None:
+        """A base chain after all not."""
+        del self.hooks[chain], self.rules[chain]
+
     def set(self, name: str, networks: Iterable[IPv6Network]) -> str:
         """A reference to the set of these networks."""
         return self._kept(self.sets, name, frozenset(map(str, networks)))

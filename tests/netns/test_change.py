@@ -240,7 +240,7 @@ def edits(router: Router) -> list[str]:
     """What a hand may do to our chains, by command."""
     variant = router.variant
     if variant.backend == "nftables":
-        chains = (*CHAINS[variant.mode], "guard", "forward")
+        chains = (*CHAINS[variant.mode], "guard")
         return [f"nft add rule ip6 pdreactor {chain} counter" for chain in chains]
     names = ("pdreactor_snat", "pdreactor_dnat", "pdreactor_dnat_out")
     return ["nft add rule ip6 pdreactor guard counter"] + [

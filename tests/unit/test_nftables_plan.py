@@ -6,7 +6,7 @@ import pytest
 
 from pdreactor.kernel.nft import Nft
 from pdreactor.model import Nat
-from pdreactor.nat import nftables
+from pdreactor.nat import gate, nftables
 from pdreactor.nat.nftables import Rule, Ruleset
 from pdreactor.nat.words import MOST_WORDS
 
@@ -83,12 +83,14 @@ EDITS: dict[str, Callable[[Ruleset], Ruleset]] = {
     "chain added": lambda t: t._replace(
         hooks=t.hooks | {"x": ("", "", 0)}, rules=t.rules | {"x": ()}),
     "chain gone": lambda t: t._replace(
-        hooks={n: h for n, h in t.hooks.items() if n != "forward"},
-        rules={n: r for n, r in t.rules.items() if n != "forward"}),
+        hooks={n: h for n, h in t.hooks.items() if n != "output"},
+        rules={n: r for n, r in t.rules.items() if n != "output"}),
+    "chain with nothing to do": lambda t: t._replace(
+        hooks=t.hooks | {"forward": gate.CHAINS["forward"]}, rules=t.rules | {"forward": ()}),
     "other priority": lambda t: t._replace(
         hooks=t.hooks | {"guard": ("filter", "postrouting", 0)}),
     "other policy": lambda t: t._replace(
-        hooks=t.hooks | {"forward": ("filter, policy drop", "forward", -5)}),
+        hooks=t.hooks | {"guard": ("filter, policy drop", "postrouting", 310)}),
     "set gone": lambda t: t._replace(sets={}),
     "map gone": lambda t: t._replace(maps=dict(list(t.maps.items())[1:])),
     "map emptied": lambda t: t._replace(maps={name: frozenset() for name in t.maps}),
@@ -165,7 +167,10 @@ BY_HAND = {
     "rule deleted": "flush chain ip6 pdreactor postrouting",
     "rule inserted": 'insert rule ip6 pdreactor guard oifname "wan0" accept',
     "rule inserted with a comment":
-        'insert rule ip6 pdreactor forward accept comment "IPsec policy 6ec7c369"',
+        'insert rule ip6 pdreactor guard accept comment "untranslated wan0 c5641e7c"',
+    "chain with nothing to do":
+        "add chain ip6 pdreactor forward { type filter hook forward priority -5; }; "
+        'add rule ip6 pdreactor forward accept comment "mine"',
     "chain added": "add chain ip6 pdreactor mine",
     "chain added with rules": "add chain ip6 pdreactor mine { type filter hook input priority 0; }"
                               "; add rule ip6 pdreactor mine counter drop",
@@ -178,12 +183,14 @@ BY_HAND = {
         "{ type ipv6_addr : verdict; elements = { ::1 : jump a }; }; "
         "add rule ip6 pdreactor guard ip6 saddr vmap @mine",
     "base chain made a plain one":
-        "flush chain ip6 pdreactor forward; delete chain ip6 pdreactor forward; "
+        "flush chain ip6 pdreactor output; delete chain ip6 pdreactor output; "
+        "add chain ip6 pdreactor output; add rule ip6 pdreactor guard jump output",
+    "plain chain with the name of one that is not there":
         "add chain ip6 pdreactor forward; add rule ip6 pdreactor guard jump forward",
     "rule with a set of a stranger": "add set ip6 pdreactor mine { type ipv6_addr; }; "
                                      "insert rule ip6 pdreactor guard ip6 saddr @mine accept",
     "switched off": "add table ip6 pdreactor { flags dormant; }",
-    "policy": "add chain ip6 pdreactor forward { policy drop; }",
+    "policy": "add chain ip6 pdreactor guard { policy drop; }",
     "chain gone": "flush chain ip6 pdreactor guard; delete chain ip6 pdreactor guard",
     "other priority": "flush chain ip6 pdreactor guard; delete chain ip6 pdreactor guard; "
                       "add chain ip6 pdreactor guard "
@@ -253,6 +260,31 @@ def test_a_pass_killed_after_any_transaction_is_finished_by_the_next(steps: int)
         assert nftables.plan(CHANGED, seen) is None
         assert seen is not None
         assert each_once(seen)
+
+    in_new_network(work)
+
+
+@needs_root
+def test_the_chain_that_rejects_is_there_while_it_has_something_to_reject() -> None:
+    """It comes and goes within the switch, and nothing else is made anew for that."""
+    without = SCENARIOS["no-prefix-yet"]
+
+    def work() -> None:
+        nft = Nft()
+        for nat, there in ((without, True), (FIRST, False), (without, True)):
+            before = nftables.observe(nft)
+            found = nftables.plan(nat, before)
+            assert found is not None
+            fill, switch, clean = nftables.transactions(found)
+            assert ("delete chain ip6 pdreactor forward" in switch) == (before is not None
+                                                                        and not there)
+            assert "delete chain" not in switch.replace("delete chain ip6 pdreactor forward", "")
+            assert "chain" not in fill + clean
+            nftables.apply(nft, found)
+            nftables.clean(nft, found)
+            seen = nftables.observe(nft)
+            assert seen is not None
+            assert ("forward" in seen.hooks) == ("forward" in seen.rules) == there
 
     in_new_network(work)
 
