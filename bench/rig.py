@@ -177,12 +177,12 @@ class Variant(NamedTuple):
 
 
 VARIANTS = {
-    "netmap": Variant("nftables", "netmap"),
     "stateless": Variant("nftables", "stateless"),
-    "iptables": Variant("iptables", "netmap"),
     "iptables rfc6296": Variant("iptables", "rfc6296"),
-    "iptables-legacy": Variant("iptables-legacy", "netmap"),
     "iptables-legacy rfc6296": Variant("iptables-legacy", "rfc6296"),
+    "netmap": Variant("nftables", "netmap"),
+    "iptables": Variant("iptables", "netmap"),
+    "iptables-legacy": Variant("iptables-legacy", "netmap"),
 }
 
 

@@ -95,7 +95,7 @@ def forwarding(samples: Samples) -> list[Row]:
         for other, least in AGAINST_VARIANTS.items():
             pairs = [own / theirs for own, theirs in zip(rates, by[other], strict=True)]
             found.append(Row(f"... {name}, divided by {other}", "",
-                             median(rates) / median(by[other]),
+                             median(pairs),
                              spread=_spread(pairs, 1, 2), least=least))
     return found
 
