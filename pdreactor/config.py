@@ -61,7 +61,7 @@ def check(document: Values, path: str, names: Names = dict) -> Config:
     commands = list(each(document, "on_change", KNOWN, mistakes))
     _check_uplinks(uplinks, mistakes)
     _check_room(len(uplinks), firewall, mistakes)
-    _check_tables(uplinks, routing.get("priority"), names, mistakes)
+    _check_tables(uplinks, names, mistakes)
     _check_translations(translations, uplinks, mistakes)
     _check_together(translations, uplinks, mistakes)
     _check_static(translations, uplinks, mistakes)
@@ -154,10 +154,9 @@ def _check_lengths(where: str, row: Values, mistakes: list[str]) -> None:
             mistakes.append(f"{where}.prefix = {shown(str(row['prefix']))}: {exc}")
 
 
-def _check_tables(uplinks: dict[str, Values], priority: int | None, names: Names,
-                  mistakes: list[str]) -> None:
+def _check_tables(uplinks: dict[str, Values], names: Names, mistakes: list[str]) -> None:
     """A table of its own for each uplink that has one; names become numbers."""
-    taken = {priority: "routing.priority, the table for the router's own hairpin"}
+    taken: dict[int, str] = {}
     for name, row in uplinks.items():
         where, table = at("uplink", name), row.get("table")
         if table is None:

@@ -3,25 +3,24 @@
 Rules, from ``[routing] priority`` on; table main is 254, and what is "inside" are the hosts of
 translations whose uplinks have a table:
 
-    +0  to DELEGATED iif lo lookup PRIORITY         the router's own hairpin
-    +1  from INTERNAL fwmark UPLINK lookup TABLE    a flow stays on the uplink that it is on
-    +1  iif lo fwmark UPLINK lookup TABLE           and so do our ICMPv6 errors about it
-    +2  from ANY OF OURS lookup main suppress_prefixlength 0   what is not the default route
-    +3  from INTERNAL lookup TABLE, or unreachable  new flows: the first usable uplink
-    +4  from DELEGATED or ADDRESS lookup TABLE      by the uplink that the source belongs to
+    +0  from INTERNAL fwmark UPLINK lookup TABLE    a flow stays on the uplink that it is on
+    +0  iif lo fwmark UPLINK lookup TABLE           and so do our ICMPv6 errors about it
+    +1  from ANY OF OURS lookup main suppress_prefixlength 0   what is not the default route
+    +2  from INTERNAL lookup TABLE, or unreachable  new flows: the first usable uplink
+    +3  from DELEGATED or ADDRESS lookup TABLE      by the uplink that the source belongs to
 
 The networks of each step, or the marks, are disjoint, so that their order within a step does not
 matter. Errors need a rule of their own: when they are led somewhere they still have the source of
 some interface, and then conntrack gives them the external address that they are about.
 """
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Mapping
 from ipaddress import IPv6Network
 from typing import NamedTuple
 
 from . import marks
 from . import prefix as arithmetic
-from .model import Config, Desired, Lane, State, Translation, Uplink, UplinkState
+from .model import Config, Desired, State, Translation, Uplink, UplinkState
 from .usable import next_hop, no_way_out, why_not
 from .ways import MAIN_TABLE, Path, Route, Rule, Steering
 
@@ -31,7 +30,10 @@ UNREACHABLE_METRIC = 0x7FFFFFFF
 LAST_METRIC = 0xFFFFFFFF
 DEFAULT_METRIC = 512
 """Better than what ip(8) gives a default route that somebody adds to the table by hand (1024)."""
-HAIRPIN, STAY, INSIDE, NEW, OWN = range(5)
+AROUND_METRIC = 512
+"""Of what is delegated: after routes to what is on a link (256), before the unreachable ones of
+dhcpcd (1000 and more). A prefix that is not delegated may itself be on a link, by any metric."""
+STAY, INSIDE, NEW, OWN = range(4)
 """The steps."""
 
 Nets = tuple[IPv6Network, ...]
@@ -50,11 +52,10 @@ def steering(config: Config, state: State, links: Mapping[str, bool], paths: Map
     tables = {u.name: u.table for u in config.uplinks if u.table is not None}
     shares, leading = _share_out(config, wanted, unusable, tables)
     routes = [*_unreachable(config, state), *_around(config, wanted)]
-    rules = [Rule(config.priority + HAIRPIN, None, lane.delegated, "lo", table=config.priority)
-             for lane in wanted.nat.lanes if lane.hairpin]
+    rules: list[Rule] = []
     if tables:
         routes += _tables(config, links, paths)
-        rules += _rules(config, state, tables, shares, _owned(config, state, paths))
+        rules = _rules(config, state, tables, shares, _owned(config, state, paths))
     return Steering(tuple(sorted(set(routes), key=str)), tuple(sorted(set(rules), key=str)),
                     leading, unusable)
 
@@ -214,23 +215,17 @@ def _unreachable(config: Config, state: State) -> list[Route]:
             for p in live if p.network.prefixlen < 128]
 
 
-MOST_AROUND = 1000
-"""More runs of addresses than this in one delegation are one route for all of it. The router's own
-way to parts of the delegation that it routes untranslated is lost then."""
-
-
 def _around(config: Config, wanted: Desired) -> list[Route]:
     """A way around the unreachable routes for the router's own hairpin.
 
-    Its routes are of type anycast, and not local, so that nft's ``fib daddr type local`` still
-    tells the router's own addresses from them (nft_fib_ipv6.c).
+    The kernel turns a route by lo into a rejecting one, but not into one whose look-up fails
+    (fib6_is_reject and ip6_rt_type_to_error in route.c): so what the router sends gets as far as
+    the hook output, where it is translated, and what is forwarded does not get past it. It is no
+    policy rule for "iif lo", since the first one makes each look-up slower (fib6_rule_lookup in
+    fib6_rules.c): a router forwards 7 % less. It is of type anycast, and not local, so that nft's
+    ``fib daddr type local`` still tells the router's own addresses from it (nft_fib_ipv6.c).
     """
-    networks = (net for lane in wanted.nat.lanes for net in _reached(lane))
-    return [Route(net, "anycast", config.priority, 1024) for net in networks]
-
-
-def _reached(lane: Lane) -> Iterable[IPv6Network]:
-    """What the router reaches by hairpin of a delegation, leaving alone parts that it routes."""
-    if len(arithmetic.runs(external for external, _ in lane.hairpin)) > MOST_AROUND:
-        return (lane.delegated,)
-    return arithmetic.collapse(external for external, _ in lane.hairpin)
+    learned = {uplink.name for uplink in config.uplinks if uplink.learns}
+    return [Route(lane.delegated, "anycast", MAIN_TABLE,
+                  AROUND_METRIC if lane.uplink in learned else UNREACHABLE_METRIC - 1)
+            for lane in wanted.nat.lanes if lane.hairpin]

@@ -292,10 +292,9 @@ def _identity(path: str) -> tuple[int, ...]:
 
 
 def _interest(config: Config) -> notices.Interest:
-    tables = {uplink.table for uplink in config.uplinks if uplink.table is not None}
     return notices.Interest(
         frozenset(uplink.interface for uplink in config.uplinks), config.protocol,
-        frozenset(tables | {config.priority}),
+        frozenset(one.table for one in config.uplinks if one.table is not None),
         nat.tables(config)[0],
         config.plans is not None or any(one.source == ONLINK for one in config.uplinks))
 

@@ -7,7 +7,7 @@ from . import conf
 from .facts import NOTE, WARNING, Facts, Finding, TheirRule
 from .machine import tracked
 
-PRIORITIES = 5
+PRIORITIES = 4
 """From ``priority`` on: see steering.py."""
 KERNEL = 2
 """linux/rtnetlink.h RTPROT_KERNEL."""
@@ -21,7 +21,6 @@ def steered(config: Config) -> bool:
 def tables(facts: Facts) -> Iterator[Finding]:
     """Numbers of tables that somebody else uses."""
     ours = {one.table: f"uplink.{one.name}.table" for one in facts.config.uplinks if one.table}
-    ours[facts.config.priority] = "routing.priority"
     for number, key in ours.items():
         fix = f"choose another number for {key} in {facts.config.path}, unless it is meant so"
         for one in facts.routes:

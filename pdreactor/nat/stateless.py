@@ -84,10 +84,10 @@ def _pass_by(draft: Draft, chain: str, pairs: list[Pair]) -> None:
     if not there:
         return
     looks = [str(there[0]) if len(there) == 1 else draft.set(f"any-{chain}", there)]
-    if all(network.prefixlen > WORD for network in there):
-        looks = [*{str(network.supernet(new_prefix=WORD)) for network in there}, *looks]
-    if len(looks) <= 2:
-        draft.rules[chain][:0] = [Rule("all others", f"ip6 daddr != {one} return") for one in looks]
+    words = {str(net.supernet(new_prefix=WORD)) if net.prefixlen > WORD else "" for net in there}
+    if len(words) == 1:
+        looks[:0] = filter(None, words)
+    draft.rules[chain][:0] = [Rule("all others", f"ip6 daddr != {one} return") for one in looks]
 
 
 def _translate(draft: Draft, lane: Lane) -> None:

@@ -137,8 +137,11 @@ def test_flush_forgets_a_state_of_a_newer_release(lab: Lab, router: Router) -> N
 
 def test_numbers_that_left_the_configuration_leave_nothing_behind(
         lab: Lab, router: Router) -> None:
+    router.configure(config(uplink="table = 201"))
     router.set(OLD)
-    router.configure(config(rest="[routing]\nprotocol = 158\npriority = 16000\n"))
+    assert "15700" in router.run("ip", "-6", "rule")
+    router.configure(config(
+        uplink="table = 201", rest="[routing]\nprotocol = 158\npriority = 16000\n"))
     router.pd("restore")
     assert router.routes("proto", "157") == []
     assert "15700" not in router.run("ip", "-6", "rule")

@@ -166,7 +166,7 @@ def test_the_rules_that_it_says_are_accepted_and_do_it(router: Router, program: 
     assert doctor(router) == []
 
 
-RULES = ("from fd5e:ed00::/16 lookup 99 priority 7", "lookup 202 priority 15703",
+RULES = ("from fd5e:ed00::/16 lookup 99 priority 7", "lookup 202 priority 15702",
          "not fwmark 0xca6c lookup 51820 priority 20000", "fwmark 7 lookup 51820 priority 20001")
 """One before ours, one at a priority of ours that leads to a table of ours, a harmless one, and one
 that takes our bits of the mark for its own. The first has host bits."""

@@ -81,6 +81,7 @@ def test_a_router_without_an_address_on_the_uplink(lab: Lab, translated: Router)
 # ---- hairpin ---------------------------------------------------------------------------------
 
 
+@on(EACH)
 def test_the_router_reaches_lan_hosts_beside_dhcpcds_route(lab: Lab, router: Router) -> None:
     router.run("ip", "-6", "route", "add", "unreachable", OLD, "proto", "dhcp")
     router.set(OLD)
@@ -491,6 +492,7 @@ def test_flush_takes_our_routes_and_rules_only(lab: Lab, router: Router) -> None
     router.run("ip", "-6", "route", "add", "unreachable", "2001:db8:7777::/48")
     router.run("ip", "-6", "rule", "add", "to", "2001:db8:7777::/48", "lookup", "77")
     routes, rules = router.routes(), router.run("ip", "-6", "rule")
+    router.configure(config(uplink="table = 201"))
     router.set(OLD)
     assert router.routes() != routes and router.run("ip", "-6", "rule") != rules
     router.pd("flush")

@@ -126,6 +126,18 @@ def test_each_uplink_answers_what_came_in_by_it(lab: Lab, router: Router) -> Non
         router.pd("restore")
 
 
+@on(EACH)
+def test_a_prefix_is_reached_by_its_own_uplink_only(lab: Lab, router: Router) -> None:
+    """Nor does the router answer in the place of its hosts, though it has a route to itself."""
+    lab.isp_route(OLD, "isp2")
+    a = router.outside(A)
+    assert reaches(lab, "isp", a)
+    assert "answered" not in ping(lab, "isp2", a, "-I", SERVER)
+    assert ask(lab, "isp2", "tcp", a, patience=0.3) == "failed: timed out"
+    router.run("nft", "flush", "ruleset")
+    assert "No route" in ping(lab, "isp2", a, "-I", SERVER)
+
+
 @on(NETMAP)
 def test_hosts_reach_each_other_by_the_external_addresses_of_both(
     lab: Lab, router: Router

@@ -207,7 +207,7 @@ def test_rules_of_others_stay_and_decide_for_their_sources(lab: Lab, router: Rou
         router.pd("restore")
         assert "dev eth1" in router.run("ip", "-6", "route", "get", SERVER, "from", other)
         router.run("ip", "-6", "rule", "del", "pref", priority)
-    router.run("ip", "-6", "rule", "add", "from", "fd00:88::/64", "lookup", "77", "pref", "15703")
+    router.run("ip", "-6", "rule", "add", "from", "fd00:88::/64", "lookup", "77", "pref", "15702")
     before = router.run("ip", "-6", "rule", "show", "lookup", "77")
     router.pd("flush")
     assert router.run("ip", "-6", "rule", "show", "lookup", "77") == before
@@ -347,4 +347,4 @@ def test_restore_with_an_interface_that_is_not_there_yet(lab: Lab, router: Route
     router.configure(TWO.replace("eth0", "ppp0"))
     said = router.pd("restore").stderr
     assert "ppp0 is not there yet" in said
-    assert "lookup 202" in router.run("ip", "-6", "rule", "show", "pref", "15703")
+    assert "lookup 202" in router.run("ip", "-6", "rule", "show", "pref", "15702")

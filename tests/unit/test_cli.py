@@ -246,6 +246,7 @@ def test_plan_names_what_a_pass_would_do(net: Box) -> None:
         "create table ip6 pdreactor",
         f"translate outbound fd5e:ed00:1234::/58 -> {P1}",
         f"translate inbound {P1} -> fd5e:ed00:1234::/58",
+        f"add anycast route to {P1}",
         f"add unreachable route to {P1}",
     ]}
     assert net.cli("restore").returncode == 0

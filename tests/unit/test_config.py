@@ -169,7 +169,6 @@ def test_names_of_tables_are_looked_up_only_when_there_is_one() -> None:
     (TWO.format("table = 200", "") + '[[translation]]\nuplink = "wan"\ninternal = "fd00::/48"\n'
      '[[translation]]\nuplink = "dsl"\ninternal = "fd00::/56"\n', "uplink.dsl.table: is required"),
     (TWO.format("table = 200", "table = 200"), "each uplink needs its own"),
-    (WAN + "table = 15700", "routing.priority"),
     (WAN + 'gateway = "none"', "say which one (table)"),
 ])
 def test_tables_that_do_not_go_together(text: str, word: str) -> None:

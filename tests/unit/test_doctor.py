@@ -525,16 +525,16 @@ def test_a_table_of_somebody_else() -> None:
     assert found(machine(config=TABLES, routes=(DEFAULT, theirs._replace(protocol=157)))) == []
     net = theirs._replace(route=theirs.route._replace(destination=IPv6Network("fd99::/64")))
     assert found(machine(config=TABLES, routes=(DEFAULT, net))) == []
-    rule = TheirRule(Rule(20000, table=15700), 3)
-    one(with_rules(rule, config=config()), "table", "warning", "routing.priority")
+    rule = TheirRule(Rule(20000, table=201), 3)
+    one(with_rules(rule, config=TABLES), "table", "warning", "uplink.wan.table")
 
 
 EARLY = Rule(100, IPv6Network("fd5e::/16"), table=77)
 
 
 @pytest.mark.parametrize(("rule", "words"), [
-    (TheirRule(Rule(15702, IPv6Network("fd99::/64"), table=77), 3), "routing.priority"),
-    (TheirRule(EARLY, 3), "above 15704"),
+    (TheirRule(Rule(15701, IPv6Network("fd99::/64"), table=77), 3), "routing.priority"),
+    (TheirRule(EARLY, 3), "above 15703"),
     (TheirRule(EARLY._replace(source=None, mark=(0xCA6C, WHOLE)), 3, True), "wg-quick"),
     (TheirRule(Rule(20000, mark=(1, WHOLE), table=77), 3), "0xffffffff"),
 ])

@@ -31,7 +31,7 @@ routes = st.sets(st.one_of(
               st.just(0xFFFFFFFF))), max_size=6).map(
     lambda some: {routing._key(one): one for one in some}).map(lambda some: set(some.values()))
 rules = st.sets(st.builds(
-    Rule, st.integers(15700, 15704), st.sampled_from([None, LAN.internal, P1]),
+    Rule, st.integers(15700, 15703), st.sampled_from([None, LAN.internal, P1]),
     st.none(), st.sampled_from(["", "lo"]), st.sampled_from([(0, 0), (1 << 24, 15 << 24)]),
     st.sampled_from([0, 201, MAIN_TABLE]), st.booleans()), max_size=6)
 

@@ -218,7 +218,7 @@ def test_what_belongs_to_an_uplink_leaves_by_it(net: Net) -> None:
 @settings(max_examples=200, deadline=None)
 def test_each_internal_address_is_led_once_and_the_lan_is_left_alone(net: Net) -> None:
     found = passed(net)
-    new = [rule for rule in found.steered.rules if rule.priority == net.config.priority + 3]
+    new = [rule for rule in found.steered.rules if rule.priority == net.config.priority + 2]
     networks = [rule.source for rule in new if rule.source]
     assert not any(a.overlaps(b) for n, a in enumerate(networks) for b in networks[:n])
     tabled = {uplink.name for uplink in net.config.uplinks if uplink.table}
