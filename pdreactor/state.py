@@ -29,6 +29,7 @@ import json
 import os
 import stat
 import time
+from functools import lru_cache
 from ipaddress import IPv6Network
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -290,8 +291,8 @@ def encode(state: State, moment: Moment | None = None) -> bytes:
         "exposed": state.exposed,
         "numbers": list(state.numbers),
         "held": [list(one) for one in state.held],
-        "modes": [[str(network), uplink, mode] for network, uplink, mode in state.modes],
-        "leading": [[str(network), uplink] for network, uplink in state.leading],
+        "modes": [[_text(network), uplink, mode] for network, uplink, mode in state.modes],
+        "leading": [[_text(network), uplink] for network, uplink in state.leading],
         "left": list(state.left),
         "tabled": list(state.tabled),
         "lineage": list(state.lineage),
@@ -302,7 +303,22 @@ def encode(state: State, moment: Moment | None = None) -> bytes:
         document["layout"] = traces.encode(state.traces)
     if moment:
         document["clock"] = list(moment)
-    return json.dumps(document, indent=1).encode() + b"\n"
+    return ("{\n" + ",\n".join(f' "{key}": {_value(key, document[key])}' for key in document)
+            + "\n}\n").encode()
+
+
+OF_EACH_TRANSLATION = ("modes", "leading")
+REMEMBERED = 1 << 15
+"""Networks whose text is known: a pass reads and writes the same ones several times."""
+
+_text = lru_cache(REMEMBERED)(str)
+
+
+def _value(key: str, value: Any) -> str:
+    """As people like to read it; for ten thousand translations that takes too long."""
+    if key in OF_EACH_TRANSLATION:
+        return json.dumps(value)
+    return json.dumps(value, indent=1).replace("\n", "\n ")
 
 
 def decode(raw: bytes, here: Moment | None = None) -> State:
@@ -376,6 +392,7 @@ def _holding_in(variant: Any, dnat: Any, snat: Any, jumps: Any, modes: Any) -> H
     return Holding(variant, *names, bool(jumps), tuple(map(str, modes)))
 
 
+@lru_cache(REMEMBERED)
 def _internal(text: Any) -> IPv6Network:
     if not isinstance(text, str) or "%" in text:
         raise ValueError(f"not a prefix: {text!r}")
