@@ -38,11 +38,12 @@ JOBS        = 2
 PYTEST      = -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # The longest first, so that nobody waits for them at the end.
 ALL         = tests/guest tests/netns/test_ha.py tests/netns/test_change.py tests/netns tests/unit
-# What is repeated with the newest pyroute2, structlog, tenacity and python-iptables: what talks to the
-# kernel by them, in the default backend and mode. NEWEST= leaves it out.
-NEWEST_FILES = bad_days conntrack crash dhcpcd doctor examples places prefixes proxy \
-	state_and_restore uplinks uplinks_fixed watch
-NEWEST       = $(NEWEST_FILES:%=tests/netns/test_%.py) tests/unit -m "not variants"
+# What is repeated with the newest pyroute2, structlog, tenacity and python-iptables: what uses them, in
+# the default backend and mode. NEWEST= leaves it out.
+NEWEST_FILES = conntrack dhcpcd doctor places prefixes proxy state_and_restore uplinks watch
+NEWEST_UNITS = cli doctor hook imports iptables_plan log reconciler routing xtables
+NEWEST       = $(NEWEST_FILES:%=tests/netns/test_%.py) $(NEWEST_UNITS:%=tests/unit/test_%.py) \
+	-m "not variants"
 
 help:
 	@echo 'make install     install below $(PREFIX) (PREFIX=, DESTDIR=, SYSCONFDIR=, DHCPCD_HOOKS=)'

@@ -73,7 +73,7 @@ def reconcile(config: Config, reason: str, unsaved: state.Unsaved | None = None,
         known = current(unsaved.known, config, errors) if unsaved else _up_to_date(config, errors)
         laying = _lay_links(config, known, errors) if _makes_links(config) else None
         work = _Work(config, known, links_of(config), begun, laying)
-        changes: list[str] = laying.words if laying else []
+        changes: list[str] = []
         for step in _steps(work):
             try:
                 changes += step(work)
@@ -83,6 +83,8 @@ def reconcile(config: Config, reason: str, unsaved: state.Unsaved | None = None,
                     raise
             errors += work.failed
             work.failed.clear()
+        if work.laying:
+            changes += work.laying.words
         if changes:
             from . import counters
 
@@ -280,14 +282,11 @@ def _finish_nat(work: _Work) -> list[str]:
 
 
 def _begin_layout(work: _Work) -> list[str]:
-    """Unless it is begun: then what it changes was said."""
-    if work.laying or _makes_links(work.config):
-        return []
-    work.laying = _lay_links(work.config, work.known, work.failed)
-    if work.laying is None:
-        return []
-    work.problems += work.laying.problems
-    return work.laying.words
+    """Unless it is begun."""
+    if work.laying is None and not _makes_links(work.config):
+        work.laying = _lay_links(work.config, work.known, work.failed)
+        work.problems += work.laying.problems if work.laying else ()
+    return []
 
 
 def _reconcile_routes(work: _Work) -> list[str]:

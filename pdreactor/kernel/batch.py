@@ -30,7 +30,11 @@ class Request(NamedTuple):
     fine: tuple[int, ...] = ()  # errors that say that it is so already
 
 
-def make(requests: Sequence[Request], words: Callable[[Any], str]) -> list[PdreactorError]:
+Refused = dict[Any, PdreactorError]
+"""{what a request was about: why the kernel refused it}."""
+
+
+def make(requests: Sequence[Request], words: Callable[[Any], str]) -> Refused:
     """Make all of them, in their order; returns what the kernel refused. What it was too busy for
     is asked again. ``words`` says what was to be done with what a request is about."""
     refused = _once(requests)
@@ -48,8 +52,9 @@ def make(requests: Sequence[Request], words: Callable[[Any], str]) -> list[Pdrea
             persistently(again)
         except KernelBusy:
             pass  # it is in ``refused``
-    return [explained(code, f"cannot {words(requests[number].about)}: {os.strerror(code)}")
-            for number, code in refused.items() if code]
+    return {about: explained(code, f"cannot {words(about)}: {os.strerror(code)}")
+            for about, code in ((requests[number].about, code) for number, code in refused.items())
+            if code}
 
 
 def _once(requests: Sequence[Request]) -> dict[int, int]:

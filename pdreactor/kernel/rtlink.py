@@ -10,7 +10,6 @@ from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
-from ..errors import PdreactorError
 from ..layout.model import Address, Link, Neighbour, SeenAddress, SeenLink
 from . import batch
 from .netlink import HEADER, attributes, dumped
@@ -207,7 +206,7 @@ def _until(seconds: int, now: int) -> int | None:
     return None if seconds == FOREVER else now + seconds
 
 
-def put(rtnl: Rtnl, addresses: Iterable[Address], protocol: int) -> list[PdreactorError]:
+def put(rtnl: Rtnl, addresses: Iterable[Address], protocol: int) -> batch.Refused:
     """Add addresses, or give those that are there other lifetimes. Returns what failed."""
     now, index = int(time.time()), cache(rtnl.index)
 
@@ -223,7 +222,7 @@ def put(rtnl: Rtnl, addresses: Iterable[Address], protocol: int) -> list[Pdreact
         for one in addresses], lambda one: f"put the {_words(one)}")
 
 
-def take(rtnl: Rtnl, addresses: Iterable[Address]) -> list[PdreactorError]:
+def take(rtnl: Rtnl, addresses: Iterable[Address]) -> batch.Refused:
     """Remove addresses; one that has gone is fine. Returns what failed."""
     index = cache(rtnl.index)
     sample = cache(lambda interface, length: _sample(index(interface), length, []))
@@ -273,7 +272,7 @@ def neighbours(rtnl: Rtnl) -> list[Neighbour]:
     return found
 
 
-def answer(rtnl: Rtnl, command: str, entries: Iterable[Neighbour]) -> list[PdreactorError]:
+def answer(rtnl: Rtnl, command: str, entries: Iterable[Neighbour]) -> batch.Refused:
     """Add ("add") or remove ("del") proxy entries. Returns what failed."""
     kind, flags, fine = {"add": (RTM_NEWNEIGH, batch.REPLACE, ()),
                          "del": (RTM_DELNEIGH, 0, batch.GONE)}[command]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from ..errors import KernelError, PdreactorError
 from ..kernel import rtlink, sysctl
+from ..kernel.batch import Refused
 from ..kernel.rtnl import Rtnl
 from ..model import Problem
 from .model import (
@@ -243,48 +244,55 @@ def after(traces: Traces, layout: Layout, observed: Observed, *, manage: bool,
 Errors = list[PdreactorError]
 
 
-def lay_links(rtnl: Rtnl, change: Change, failed: Errors) -> None:
+def lay_links(rtnl: Rtnl, change: Change, failed: Errors) -> Change:
     """Links come first: everything else may be on them. What fails does not keep the rest from
-    being done; it is put into ``failed``."""
-    _all(change.clear, lambda name: rtlink.delete(rtnl, name), failed)
-    _all(change.make, lambda link: rtlink.make(rtnl, link), failed)
-    _all(change.change, lambda link: rtlink.change(rtnl, link), failed)
+    being done; it is put into ``failed``. Returns the change without it."""
+    return _without(change, failed, {
+        "clear": _each(change.clear, lambda name: rtlink.delete(rtnl, name)),
+        "make": _each(change.make, lambda link: rtlink.make(rtnl, link)),
+        "change": _each(change.change, lambda link: rtlink.change(rtnl, link))})
 
 
-def lay_addresses(rtnl: Rtnl, change: Change, protocol: int, failed: Errors) -> None:
+def lay_addresses(rtnl: Rtnl, change: Change, protocol: int, failed: Errors) -> Change:
     """New ones before old ones go, but for those that only get another length. Routes that need
-    them come after."""
-    _all(change.sysctls, lambda one: sysctl.set_(*one), failed)
+    them come after. Returns the change without what failed."""
     again = {(one.interface, one.address) for one in change.put}
     first = [one for one in change.take if (one.interface, one.address) in again]
     rest = [one for one in change.take if (one.interface, one.address) not in again]
-    for refused in (rtlink.take(rtnl, first), rtlink.put(rtnl, change.put, protocol),
-                    rtlink.take(rtnl, rest)):
-        failed += _few(refused)
+    sysctls = _each(change.sysctls, lambda one: sysctl.set_(*one))
+    taken, put = rtlink.take(rtnl, first), rtlink.put(rtnl, change.put, protocol)
+    return _without(change, failed, {"sysctls": sysctls, "put": put,
+                                     "take": taken | rtlink.take(rtnl, rest)})
 
 
-def lay_rest(rtnl: Rtnl, change: Change, failed: Errors) -> None:
-    """Neighbours; and links that nobody wants any more."""
-    failed += _few(rtlink.answer(rtnl, "add", change.answer))
-    failed += _few(rtlink.answer(rtnl, "del", change.silence))
-    _all(change.delete, lambda name: rtlink.delete(rtnl, name), failed)
-    _all(change.restore, lambda one: sysctl.set_(*one), failed)
+def lay_rest(rtnl: Rtnl, change: Change, failed: Errors) -> Change:
+    """Neighbours; and links that nobody wants any more. Returns the change without what failed."""
+    return _without(change, failed, {
+        "answer": rtlink.answer(rtnl, "add", change.answer),
+        "silence": rtlink.answer(rtnl, "del", change.silence),
+        "delete": _each(change.delete, lambda name: rtlink.delete(rtnl, name)),
+        "restore": _each(change.restore, lambda one: sysctl.set_(*one))})
 
 
-def _few(refused: Errors) -> Errors:
-    """Of thousands that all fail for one reason nobody reads each."""
-    more = len(refused) - MOST_WORDS
-    if more <= 0:
-        return refused
-    return [*refused[:MOST_WORDS], KernelError(f"the same or similar for {more} more")]
-
-
-def _all(items: Iterable[Any], do: Callable[[Any], object], failed: Errors) -> None:
+def _each(items: Iterable[Any], do: Callable[[Any], object]) -> Refused:
+    refused: Refused = {}
     for one in items:
         try:
             do(one)
         except PdreactorError as exc:
-            failed.append(exc)
+            refused[one] = exc
+    return refused
+
+
+def _without(change: Change, failed: Errors, refused: dict[str, Refused]) -> Change:
+    """What was done. Of thousands that all fail for one reason nobody reads each."""
+    for errors in refused.values():
+        failed += list(errors.values())[:MOST_WORDS]
+        if (more := len(errors) - MOST_WORDS) > 0:
+            failed.append(KernelError(f"the same or similar for {more} more"))
+    return change._replace(**{field: tuple(one for one in getattr(change, field)
+                                           if one not in errors)
+                              for field, errors in refused.items() if errors})
 
 
 # ---- for people --------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ class Laying:
 
     @property
     def words(self) -> list[str]:
-        """The change for people."""
+        """The change for people; afterwards what of it was done."""
         return laying.words(self.change) + self._ndppd.words
 
     def document(self, now: int) -> dict[str, Any]:
@@ -115,8 +115,9 @@ class Laying:
         self._note(noted._replace(ndppd=noted.ndppd or bool(self._ndppd.write)), update)
         if self.change.make or self.change.change:
             with Rtnl() as rtnl:
-                laying.lay_links(rtnl, self.change, self.failed)
-                self._without({one.name for one in self.change.make if not rtnl.index(one.name)})
+                wanted = self.change.make
+                self.change = laying.lay_links(rtnl, self.change, self.failed)
+                self._without({one.name for one in wanted if not rtnl.index(one.name)})
         if not self.failed:
             before = dict(self.traces.endpoints)
             self.moved = {name: (before.get(name, ""), local)
@@ -125,7 +126,6 @@ class Laying:
     def _without(self, links: set[str]) -> None:
         """Nothing can be on links that the kernel did not make, and why not is said once."""
         self.change = self.change._replace(
-            make=tuple(one for one in self.change.make if one.name not in links),
             put=tuple(one for one in self.change.put if one.interface not in links))
         self.layout = self.layout._replace(
             routes=tuple(one for one in self.layout.routes if one.interface not in links))
@@ -141,12 +141,13 @@ class Laying:
 
     def addresses(self, rtnl: Rtnl) -> None:
         """Before the routes that need them."""
-        laying.lay_addresses(rtnl, self.change, self._protocol, self.failed)
+        self.change = laying.lay_addresses(rtnl, self.change, self._protocol, self.failed)
 
     def rest(self, rtnl: Rtnl, update: Update) -> None:
         """Last; what is not there any more is forgotten."""
-        laying.lay_rest(rtnl, self.change, self.failed)
-        _attempt(self._ndppd, self.failed)
+        self.change = laying.lay_rest(rtnl, self.change, self.failed)
+        if not _attempt(self._ndppd, self.failed):
+            self._ndppd = ndppd.Change()
         after = laying.after(self.traces, self.layout, self._observed, manage=self._manage,
                              failed=bool(self.failed))
         if not self.failed:
@@ -164,11 +165,13 @@ class Laying:
                 self.unsaved = exc  # of a full disk; what is put there has a mark of ours, mostly
 
 
-def _attempt(change: ndppd.Change, failed: list[PdreactorError]) -> None:
+def _attempt(change: ndppd.Change, failed: list[PdreactorError]) -> bool:
     try:
         ndppd.apply(change)
     except PdreactorError as exc:
         failed.append(exc)
+        return False
+    return True
 
 
 def _with(state: State, traces: Traces | None) -> State:

@@ -301,6 +301,8 @@ def test_what_the_kernel_refuses_is_said_and_the_rest_is_done(lab: Lab, router: 
     assert "cannot put the address 2001:db8:4000:1::1/64 on lan0" in said
     assert "IPv6 is switched off on that interface (disable_ipv6)" in said
     assert len(addresses(router, "lan1")) == 1
+    again = router.pd("restore", code=70)
+    assert again.stdout == "" and "changed" not in again.stderr, "what was not done is not said"
     lab.sysctl("router", "net.ipv6.conf.lan0.disable_ipv6", 0)
     router.pd("restore")
     assert quiet(router) and len(addresses(router)) == 1
