@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from ..errors import KernelError, PdreactorError
 from ..kernel import rtlink, sysctl
-from ..kernel.batch import Refused
 from ..kernel.rtnl import Rtnl
 from ..model import Problem
 from .model import (
@@ -242,6 +241,8 @@ def after(traces: Traces, layout: Layout, observed: Observed, *, manage: bool,
 # ---- apply -------------------------------------------------------------------------------------
 
 Errors = list[PdreactorError]
+Refused = dict[Any, PdreactorError]
+"""{what could not be done: why}."""
 
 
 def lay_links(rtnl: Rtnl, change: Change, failed: Errors) -> Change:

@@ -63,7 +63,7 @@ def test_a_running_udp_flow_moves_with_the_change(lab: Lab, router: Router) -> N
     router.set(OLD)
     lab.start_echo()
     before, after = lab.sniff(OLD), lab.sniff(NEW)
-    flow = lab.start_running_flow(interval_ms=200)
+    flow = lab.start_running_flow(interval_ms=700)  # no answer is on its way at the change
     before.wait()
     router.set(NEW)
     after.wait()
