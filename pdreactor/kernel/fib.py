@@ -20,6 +20,9 @@ RTM_F_FIB_MATCH = 0x2000
 interface that a local address is on."""
 UNICAST, LOCAL, ANYCAST = 1, 2, 4
 """rtm_type."""
+LOOPBACK = 1
+"""The index of lo (net/flow.h LOOPBACK_IFINDEX). Of routes by it only local ones do not reject
+(fib6_is_reject in net/ipv6/route.c)."""
 ALIVE = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80
 """ndm_state: reachable, stale, delay, probe, noarp, permanent; but not incomplete and failed."""
 PATIENCE = 1.0
@@ -66,6 +69,8 @@ class Fib:
             hops = tuple(_hops(told[RTA_MULTIPATH]))
             return Way(kind, length, tuple(index for index, _ in hops), any(via for _, via in hops))
         out = int.from_bytes(told.get(RTA_OIF, b""), sys.byteorder)
+        if out == LOOPBACK and kind != LOCAL:
+            return None
         return Way(kind, length, (out,) if out else (), RTA_GATEWAY in told)
 
     def knows(self, target: bytes, interface: int) -> bool:

@@ -330,7 +330,10 @@ def test_translated_hosts_of_an_on_link_prefix(lab: Lab, tmp_path: Path, variant
     assert proxy.targets(there, last=OUTSIDE) == []
     run = proxy.router.run
     run("ip", "-6", "route", "add", "unreachable", "fd5e:ed00:1234:0:5000::/80")
-    assert proxy.targets(f"{LINK}0:5000::1", last=OUTSIDE) == []
+    nobody = f"{LINK}0:5000::1"
+    assert proxy.targets(nobody, last=OUTSIDE) == []
+    run("ip", "-6", "route", "del", f"{LINK}:/64", "dev", "eth0")  # as with noprefixroute
+    assert proxy.targets(there, nobody, last=OUTSIDE) == [], "the way around is no own address"
 
 
 # ---- point-to-point links ------------------------------------------------------------------------
