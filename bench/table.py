@@ -94,8 +94,7 @@ def forwarding(samples: Samples) -> list[Row]:
             continue
         for other, least in AGAINST_VARIANTS.items():
             pairs = [own / theirs for own, theirs in zip(rates, by[other], strict=True)]
-            found.append(Row(f"... {name}, divided by {other}", "",
-                             median(pairs),
+            found.append(Row(f"... {name}, divided by {other}", "", median(pairs),
                              spread=_spread(pairs, 1, 2), least=least))
     return found
 

@@ -225,7 +225,6 @@ def _around(config: Config, wanted: Desired) -> list[Route]:
     fib6_rules.c): a router forwards 7 % less. It is of type anycast, and not local, so that nft's
     ``fib daddr type local`` still tells the router's own addresses from it (nft_fib_ipv6.c).
     """
-    learned = {uplink.name for uplink in config.uplinks if uplink.learns}
     return [Route(lane.delegated, "anycast", MAIN_TABLE,
-                  AROUND_METRIC if lane.uplink in learned else UNREACHABLE_METRIC - 1)
+                  AROUND_METRIC if config.uplink(lane.uplink).learns else UNREACHABLE_METRIC - 1)
             for lane in wanted.nat.lanes if lane.hairpin]

@@ -30,11 +30,11 @@ class Request(NamedTuple):
     fine: tuple[int, ...] = ()  # errors that say that it is so already
 
 
-Refused = dict[Any, PdreactorError]
+Failures = dict[Any, PdreactorError]
 """{what a request was about: why the kernel refused it}."""
 
 
-def make(requests: Sequence[Request], words: Callable[[Any], str]) -> Refused:
+def make(requests: Sequence[Request], words: Callable[[Any], str]) -> Failures:
     """Make all of them, in their order; returns what the kernel refused. What it was too busy for
     is asked again. ``words`` says what was to be done with what a request is about."""
     refused = _once(requests)

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..layout.model import Address, Link, Neighbour, SeenAddress, SeenLink
 from . import batch
+from .batch import Failures as Failures
 from .netlink import HEADER, attributes, dumped
 from .rtnl import GETROUTE, ROUTE, AddressMessage, NeighbourMessage, Rtnl
 
@@ -206,7 +207,7 @@ def _until(seconds: int, now: int) -> int | None:
     return None if seconds == FOREVER else now + seconds
 
 
-def put(rtnl: Rtnl, addresses: Iterable[Address], protocol: int) -> batch.Refused:
+def put(rtnl: Rtnl, addresses: Iterable[Address], protocol: int) -> Failures:
     """Add addresses, or give those that are there other lifetimes. Returns what failed."""
     now, index = int(time.time()), cache(rtnl.index)
 
@@ -222,7 +223,7 @@ def put(rtnl: Rtnl, addresses: Iterable[Address], protocol: int) -> batch.Refuse
         for one in addresses], lambda one: f"put the {_words(one)}")
 
 
-def take(rtnl: Rtnl, addresses: Iterable[Address]) -> batch.Refused:
+def take(rtnl: Rtnl, addresses: Iterable[Address]) -> Failures:
     """Remove addresses; one that has gone is fine. Returns what failed."""
     index = cache(rtnl.index)
     sample = cache(lambda interface, length: _sample(index(interface), length, []))
@@ -272,7 +273,7 @@ def neighbours(rtnl: Rtnl) -> list[Neighbour]:
     return found
 
 
-def answer(rtnl: Rtnl, command: str, entries: Iterable[Neighbour]) -> batch.Refused:
+def answer(rtnl: Rtnl, command: str, entries: Iterable[Neighbour]) -> Failures:
     """Add ("add") or remove ("del") proxy entries. Returns what failed."""
     kind, flags, fine = {"add": (RTM_NEWNEIGH, batch.REPLACE, ()),
                          "del": (RTM_DELNEIGH, 0, batch.GONE)}[command]

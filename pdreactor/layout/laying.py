@@ -2,7 +2,7 @@
 by their protocol number or by what the state remembers, proxy entries and settings by the latter;
 nothing else is touched."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, NamedTuple
 
@@ -241,59 +241,53 @@ def after(traces: Traces, layout: Layout, observed: Observed, *, manage: bool,
 # ---- apply -------------------------------------------------------------------------------------
 
 Errors = list[PdreactorError]
-Refused = dict[Any, PdreactorError]
-"""{what could not be done: why}."""
 
 
 def lay_links(rtnl: Rtnl, change: Change, failed: Errors) -> Change:
     """Links come first: everything else may be on them. What fails does not keep the rest from
     being done; it is put into ``failed``. Returns the change without it."""
-    return _without(change, failed, {
-        "clear": _each(change.clear, lambda name: rtlink.delete(rtnl, name)),
-        "make": _each(change.make, lambda link: rtlink.make(rtnl, link)),
-        "change": _each(change.change, lambda link: rtlink.change(rtnl, link))})
+    change = _each(change, "clear", lambda name: rtlink.delete(rtnl, name), failed)
+    change = _each(change, "make", lambda link: rtlink.make(rtnl, link), failed)
+    return _each(change, "change", lambda link: rtlink.change(rtnl, link), failed)
 
 
 def lay_addresses(rtnl: Rtnl, change: Change, protocol: int, failed: Errors) -> Change:
     """New ones before old ones go, but for those that only get another length. Routes that need
     them come after. Returns the change without what failed."""
+    change = _each(change, "sysctls", lambda one: sysctl.set_(*one), failed)
     again = {(one.interface, one.address) for one in change.put}
     first = [one for one in change.take if (one.interface, one.address) in again]
     rest = [one for one in change.take if (one.interface, one.address) not in again]
-    sysctls = _each(change.sysctls, lambda one: sysctl.set_(*one))
-    taken, put = rtlink.take(rtnl, first), rtlink.put(rtnl, change.put, protocol)
-    return _without(change, failed, {"sysctls": sysctls, "put": put,
-                                     "take": taken | rtlink.take(rtnl, rest)})
+    change = _without(change, "take", rtlink.take(rtnl, first), failed)
+    change = _without(change, "put", rtlink.put(rtnl, change.put, protocol), failed)
+    return _without(change, "take", rtlink.take(rtnl, rest), failed)
 
 
 def lay_rest(rtnl: Rtnl, change: Change, failed: Errors) -> Change:
     """Neighbours; and links that nobody wants any more. Returns the change without what failed."""
-    return _without(change, failed, {
-        "answer": rtlink.answer(rtnl, "add", change.answer),
-        "silence": rtlink.answer(rtnl, "del", change.silence),
-        "delete": _each(change.delete, lambda name: rtlink.delete(rtnl, name)),
-        "restore": _each(change.restore, lambda one: sysctl.set_(*one))})
+    change = _without(change, "answer", rtlink.answer(rtnl, "add", change.answer), failed)
+    change = _without(change, "silence", rtlink.answer(rtnl, "del", change.silence), failed)
+    change = _each(change, "delete", lambda name: rtlink.delete(rtnl, name), failed)
+    return _each(change, "restore", lambda one: sysctl.set_(*one), failed)
 
 
-def _each(items: Iterable[Any], do: Callable[[Any], object]) -> Refused:
-    refused: Refused = {}
-    for one in items:
+def _each(change: Change, field: str, do: Callable[[Any], object], failed: Errors) -> Change:
+    failures: rtlink.Failures = {}
+    for one in getattr(change, field):
         try:
             do(one)
         except PdreactorError as exc:
-            refused[one] = exc
-    return refused
+            failures[one] = exc
+    return _without(change, field, failures, failed)
 
 
-def _without(change: Change, failed: Errors, refused: dict[str, Refused]) -> Change:
+def _without(change: Change, field: str, failures: rtlink.Failures, failed: Errors) -> Change:
     """What was done. Of thousands that all fail for one reason nobody reads each."""
-    for errors in refused.values():
-        failed += list(errors.values())[:MOST_WORDS]
-        if (more := len(errors) - MOST_WORDS) > 0:
-            failed.append(KernelError(f"the same or similar for {more} more"))
-    return change._replace(**{field: tuple(one for one in getattr(change, field)
-                                           if one not in errors)
-                              for field, errors in refused.items() if errors})
+    failed += list(failures.values())[:MOST_WORDS]
+    if (more := len(failures) - MOST_WORDS) > 0:
+        failed.append(KernelError(f"the same or similar for {more} more"))
+    return change._replace(**{field: tuple(
+        one for one in getattr(change, field) if one not in failures)}) if failures else change
 
 
 # ---- for people --------------------------------------------------------------------------------

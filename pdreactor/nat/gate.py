@@ -11,8 +11,8 @@ CHAINS: dict[str, Hook] = {
     "forward": ("filter", "forward", -5),
 }
 """310 is after everything that rewrites, but for mode stateless, which does so in this very chain;
-a reject is not possible there, hence the other one. It is there while it has a rule: a chain costs
-each packet a hundredth of what forwarding it costs, also an empty one."""
+a reject is not possible there, hence the other one. It is there while it has a rule: also an
+empty chain costs each packet a hundredth of what forwarding it costs."""
 
 
 def leave_alone(draft: Draft, nat: Nat) -> None:

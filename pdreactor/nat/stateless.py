@@ -7,7 +7,7 @@
     to the uplink                                              "guard": saddr internal -> external
 
 The last step is in the guard's own chain, before what it drops: each further chain costs each
-packet a twentieth of what forwarding it costs.
+packet time.
 
 So conntrack and every filter see internal addresses only, in both directions, and a hairpin is one
 flow from internal to internal. The router's own packets go by "local-out" (a route chain: a
